@@ -1,0 +1,587 @@
+"""The Darts facade: TimeSeries in, TimeSeries out, arrays in between."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from darts import TimeSeries
+from darts.models.forecasting.forecasting_model import GlobalForecastingModel
+from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
+from darts.utils.serialization import add_safe_globals
+from darts.utils.utils import generate_index
+
+from distilts_forecaster.distill import Settings, TrainingSummary, distill
+from distilts_forecaster.labels import Labeller, open_store
+from distilts_forecaster.objective import HorizonWeights
+from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
+from distilts_forecaster.teachers.load import as_specification, load_teacher
+from distilts_forecaster.validation import (
+    check_alignment,
+    check_cache_dir,
+    check_distillation_weight,
+    check_horizon_weights,
+    check_integer,
+    check_series,
+    check_student,
+)
+from distilts_forecaster.windows import context_windows, iterate_chunks, prepare_series
+
+__all__ = ["DistilledForecaster"]
+
+TimeSeriesLike = TimeSeries | Sequence[TimeSeries]
+
+
+class DistilledForecaster(GlobalForecastingModel):
+    """A tiny forecaster that has learned from a time-series foundation model.
+
+    ``fit`` asks the teacher for forecasts on windows of the user's own series and
+    fits the student to the truth and to those forecasts (DistilTS, Li et al., ICASSP
+    2026, arXiv 2601.12785). ``predict`` runs the student alone: one matrix product.
+
+    Parameters
+    ----------
+    input_chunk_length : int, default 512
+        Steps of context the student looks at, L.
+    output_chunk_length : int, default 96
+        Steps forecast at once, T. Longer forecasts feed the first ones back.
+    output_chunk_shift : int, default 0
+        Steps between the end of the context and the first forecast step.
+    teacher : str, path-like, Darts model, callable or Teacher, default "bundled"
+        Who to learn from: ``"bundled"`` (comes with the package), a hub name
+        (``"amazon/chronos-2"``), a directory with such weights, a Darts model, or a
+        function ``(contexts (N, L, C), horizon) -> (N, T, C)``.
+    student : str or Linear, default "linear"
+        What to fit: ``"linear"``, or :class:`~distilts_forecaster.students.Linear`
+        with settings.
+    distillation_weight : float or "auto", default "auto"
+        alpha, the weight of the teacher against the truth. 0 is no teacher. "auto"
+        chooses on held-out windows.
+    horizon_weights : float, sequence of float, callable or "auto", default 1.0
+        How much the teacher counts at each step. A number is the paper's tau
+        (weights proportional to ``exp(tau * t / (T - 1))``, 0 is uniform); or T
+        weights; or a function of T that returns them; or "auto" to choose tau.
+        Weights are scaled to a mean of one.
+    alignment : str or None, default "auto"
+        Factorised temporal alignment of hidden states. "auto" uses it where student
+        and teacher both have hidden states, "factorised" insists, None never does.
+        The linear student has none.
+    alignment_weight : float, default 0.3
+        beta, the weight of the alignment.
+    quantiles : None
+        Reserved for probabilistic students; the linear student forecasts points.
+    label_budget : int, optional
+        Most windows to ask the teacher for. By default all of them; set it for a
+        teacher that takes milliseconds a window.
+    cache_dir : path-like or False, optional
+        Where the teacher's forecasts are kept. By default the platform's cache
+        directory; False keeps them in this process.
+    add_encoders : None
+        Reserved for students that take covariates.
+    random_state : int, optional
+        The linear student is solved exactly and needs none; kept with the model for
+        students that do.
+    verbose : bool, optional
+        Progress while the teacher forecasts: always, never, or (by default) on a
+        terminal.
+
+    Attributes
+    ----------
+    student_ : LinearForecaster
+        The fitted student.
+    training_summary_ : TrainingSummary
+        Windows seen and labelled, labels found in the cache, chosen settings,
+        validation errors, seconds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is not one of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from darts import TimeSeries
+    >>> series = TimeSeries.from_values(np.sin(np.arange(400) * 2 * np.pi / 24))
+    >>> model = DistilledForecaster(input_chunk_length=96, output_chunk_length=24)
+    >>> forecast = model.fit(series).predict(n=48)
+    >>> len(forecast)
+    48
+    """
+
+    def __init__(
+        self,
+        input_chunk_length: int = 512,
+        output_chunk_length: int = 96,
+        output_chunk_shift: int = 0,
+        teacher: Any = "bundled",
+        student: str | Linear = "linear",
+        distillation_weight: float | str = "auto",
+        horizon_weights: HorizonWeights | str = 1.0,
+        alignment: str | None = "auto",
+        alignment_weight: float = 0.3,
+        quantiles: None = None,
+        label_budget: int | None = None,
+        cache_dir: str | os.PathLike | bool | None = None,
+        add_encoders: None = None,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> None:
+        check_integer("input_chunk_length", input_chunk_length, at_least=1)
+        check_integer("output_chunk_length", output_chunk_length, at_least=1)
+        check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
+        if label_budget is not None:
+            check_integer("label_budget", label_budget, at_least=1)
+        if random_state is not None:
+            check_integer("random_state", random_state, at_least=0)
+        check_alignment(alignment, alignment_weight)
+        check_cache_dir(cache_dir)
+        if quantiles is not None:
+            raise ValueError(
+                f"The linear student forecasts points: leave quantiles=None, got {quantiles!r}."
+            )
+        if add_encoders is not None:
+            raise ValueError(
+                "The linear student takes no covariates: leave add_encoders=None, got "
+                f"{add_encoders!r}."
+            )
+        self._settings = Settings(
+            input_chunk_length=int(input_chunk_length),
+            output_chunk_length=int(output_chunk_length),
+            output_chunk_shift=int(output_chunk_shift),
+            student=check_student(student),
+            distillation_weight=check_distillation_weight(distillation_weight),
+            horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
+            label_budget=label_budget,
+        )
+        # Before Darts copies the parameters: a copied torch model is a broken one.
+        self._teacher = as_specification(teacher)
+        super().__init__(add_encoders=None)
+        del self._teacher
+
+    def _extract_model_creation_params(self) -> dict[str, Any]:
+        """Copy the parameters, except for the teacher."""
+        return _copy_parameters({**self.model_params, "teacher": self._teacher})
+
+    def untrained_model(self) -> DistilledForecaster:
+        """Return a new model with the same parameters and the same teacher."""
+        return type(self)(**_copy_parameters(self.model_params))
+
+    def fit(
+        self,
+        series: TimeSeriesLike,
+        past_covariates: None = None,
+        future_covariates: None = None,
+        val_series: TimeSeriesLike | None = None,
+        verbose: bool | None = None,
+    ) -> DistilledForecaster:
+        """Distil the teacher into a student fitted to these series.
+
+        Parameters
+        ----------
+        series : TimeSeries or sequence of TimeSeries
+            Each with at least ``input_chunk_length + output_chunk_shift +
+            output_chunk_length`` points. NaN means missing: windows that contain one
+            are left out.
+        past_covariates, future_covariates : None
+            Not supported by the linear student.
+        val_series : TimeSeries or sequence of TimeSeries, optional
+            To choose "auto" settings on. By default the last fifth of the windows.
+        verbose : bool, optional
+            Overrides the model's own ``verbose``.
+
+        Returns
+        -------
+        DistilledForecaster
+            The fitted model.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the series cannot be fitted, before the teacher is asked.
+        ImportError
+            If the teacher needs an extra that is not installed.
+        """
+        if past_covariates is not None or future_covariates is not None:
+            raise ValueError(
+                "The linear student cannot be fitted with covariates: pass the series alone."
+            )
+        settings = self._settings
+        needed = settings.input_chunk_length + settings.target_stop
+        values = check_series("series", series, min_length=needed)
+        held_out = None
+        if val_series is not None:
+            checked = check_series(
+                "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
+            )
+            held_out = [prepare_series(v) for v in checked]
+        prepared = [prepare_series(v) for v in values]
+        if verbose is None:
+            verbose = self.model_params["verbose"]
+        if settings.distillation_weight == 0:
+            result = distill(prepared, settings, None, held_out)
+        else:
+            teacher = load_teacher(self.model_params["teacher"])
+            lasting = teacher.info.revision is not None
+            with closing(open_store(self.model_params["cache_dir"], lasting)) as store:
+                labeller = Labeller(teacher, store, settings.target_stop)
+                result = distill(prepared, settings, labeller, held_out, verbose)
+        super().fit(series)
+        if not isinstance(series, TimeSeries):
+            self.training_series = None
+        self.student_ = result.student
+        self.training_summary_ = result.summary
+        self._n_components = values[0].shape[1]
+        return self
+
+    def predict(
+        self,
+        n: int,
+        series: TimeSeriesLike | None = None,
+        past_covariates: None = None,
+        future_covariates: None = None,
+        num_samples: int = 1,
+        verbose: bool | None = None,
+        predict_likelihood_parameters: bool = False,
+        show_warnings: bool = True,
+        random_state: int | None = None,
+    ) -> TimeSeriesLike:
+        """Forecast the ``n`` steps after the end of the series, with the student alone.
+
+        Parameters
+        ----------
+        n : int
+            Steps to forecast; beyond ``output_chunk_length`` forecasts are fed back.
+        series : TimeSeries or sequence of TimeSeries, optional
+            What to forecast, each with at least ``input_chunk_length`` points; by
+            default the series the model was fitted on.
+        past_covariates, future_covariates : None
+            Not supported by the linear student.
+        num_samples : int, default 1
+            The linear student is deterministic.
+        verbose, show_warnings : bool, optional
+            No effect: there is nothing to show.
+        predict_likelihood_parameters : bool, default False
+            Not supported by the linear student.
+        random_state : int, optional
+            No effect: nothing is random.
+
+        Returns
+        -------
+        TimeSeries or list of TimeSeries
+            As ``series``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, ``n`` is below 1, or a series is too short,
+            has other components than the model was fitted on, or has missing or
+            infinite values in its last ``input_chunk_length`` steps.
+        """
+        check_integer("n", n, at_least=1)
+        if past_covariates is not None or future_covariates is not None:
+            raise ValueError(
+                "The linear student takes no covariates: call predict with the series alone."
+            )
+        super().predict(
+            n,
+            series,
+            num_samples=num_samples,
+            predict_likelihood_parameters=predict_likelihood_parameters,
+            show_warnings=False,
+        )
+        if series is None:
+            if self.training_series is None:
+                raise ValueError(
+                    "The model was fitted on several series (or loaded from a clean save): say "
+                    "which series to forecast. Example: model.predict(n, series=series)"
+                )
+            series = self.training_series
+        single = isinstance(series, TimeSeries)
+        inputs = [series] if single else list(series)
+        if not inputs:
+            return []
+        contexts = np.stack([self._context(s, i) for i, s in enumerate(inputs)])
+        forecasts = self.student_.predict(contexts, n)
+        shift = self.output_chunk_shift
+        built = [
+            self._build_forecast_series(
+                forecast,
+                s,
+                pred_start=s.end_time() + (1 + shift) * s.freq if shift else None,
+            )
+            for forecast, s in zip(forecasts, inputs, strict=True)
+        ]
+        return built[0] if single else built
+
+    def _context(self, series: TimeSeries, index: int) -> np.ndarray:
+        """Return the last steps of a series, checked: (L, C)."""
+        length = self.input_chunk_length
+        if not isinstance(series, TimeSeries):
+            raise TypeError(
+                f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}."
+            )
+        values = series.all_values(copy=False)
+        if len(values) < length:
+            raise ValueError(
+                f"series[{index}] has {len(values)} points; to forecast, the model needs the last "
+                f"input_chunk_length={length}."
+            )
+        if values.shape[1] != self._n_components or values.shape[2] != 1:
+            raise ValueError(
+                f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
+                f"the model was fitted on {self._n_components} components and forecasts "
+                "deterministic series."
+            )
+        context = values[-length:, :, 0]
+        # The sum is finite if every value is, and costs a tenth of checking each.
+        if not np.isfinite(context.sum()) and not np.isfinite(context).all():
+            raise ValueError(
+                f"series[{index}] has {int((~np.isfinite(context)).sum())} missing or infinite "
+                f"values in its last {length} steps. Fill them, for instance with "
+                "darts.utils.missing_values.fill_missing_values."
+            )
+        return context
+
+    def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
+        """Forecasts of one fitted student can all be made in one matrix product."""
+        return retrain is False or retrain == 0
+
+    def _optimized_historical_forecasts(
+        self,
+        series: Sequence[TimeSeries],
+        past_covariates: Sequence[TimeSeries] | None = None,
+        future_covariates: Sequence[TimeSeries] | None = None,
+        num_samples: int = 1,
+        start: pd.Timestamp | float | int | str | None = None,
+        start_format: str = "value",
+        forecast_horizon: int = 1,
+        stride: int = 1,
+        overlap_end: bool = False,
+        last_points_only: bool = True,
+        verbose: bool = False,
+        show_warnings: bool = True,
+        predict_likelihood_parameters: bool = False,
+        random_state: int | None = None,
+        predict_kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Forecast from every requested point of every series.
+
+        Called by ``historical_forecasts(retrain=False)``; equal to calling
+        ``predict`` on each shortened series.
+        """
+        # The checks of predict: fitted, no samples, no shifted auto-regression.
+        super().predict(
+            forecast_horizon,
+            series,
+            past_covariates,
+            future_covariates,
+            num_samples=num_samples,
+            predict_likelihood_parameters=predict_likelihood_parameters,
+            show_warnings=False,
+        )
+        forecasts = []
+        for index, one in enumerate(series):
+            first, last, *_ = _get_historical_forecast_boundaries(
+                model=self,
+                series=one,
+                series_idx=index,
+                past_covariates=None,
+                future_covariates=None,
+                start=start,
+                start_format=start_format,
+                forecast_horizon=forecast_horizon,
+                overlap_end=overlap_end,
+                stride=stride,
+                freq=one.freq,
+                show_warnings=show_warnings,
+            )
+            bounds = [
+                one.get_index_at_point(p) if p <= one.end_time() else len(one)
+                for p in (first, last)
+            ]
+            origins = np.arange(bounds[0], bounds[1] + 1, stride)
+            build = self._last_points if last_points_only else self._all_forecasts
+            forecasts.append(build(one, index, origins, forecast_horizon, stride))
+        return forecasts
+
+    def _forecast_origins(
+        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int
+    ) -> Any:
+        """Yield the origins in chunks and their forecasts (n, horizon, C)."""
+        values = series.all_values(copy=False)[:, :, 0]
+        if values.shape[1] != self._n_components:
+            raise ValueError(
+                f"series[{index}] has {values.shape[1]} components; the model was fitted on "
+                f"{self._n_components}."
+            )
+        used = values[origins[0] - self.input_chunk_length : origins[-1]]
+        if not np.isfinite(used).all():
+            raise ValueError(
+                f"series[{index}] has {int((~np.isfinite(used)).sum())} missing or infinite "
+                "values in the steps to forecast from. Fill them, for instance with "
+                "darts.utils.missing_values.fill_missing_values."
+            )
+        for part in iterate_chunks(origins, values.shape[1]):
+            contexts = context_windows(values, part, self.input_chunk_length)
+            yield part, self.student_.predict(contexts, horizon).astype(series.dtype)
+
+    def _last_points(
+        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int, stride: int
+    ) -> TimeSeries:
+        """Return the last step of each forecast as one series."""
+        parts = self._forecast_origins(series, index, origins, horizon)
+        values = np.concatenate([forecasts[:, -1] for _, forecasts in parts])
+        offset = int(origins[0]) + self.output_chunk_shift + horizon - 1
+        times = generate_index(
+            start=series.start_time() + offset * series.freq,
+            length=len(values),
+            freq=series.freq * stride,
+            name=series.time_index.name,
+        )
+        return _like(series, times, values[..., None])
+
+    def _all_forecasts(
+        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int, stride: int
+    ) -> list[TimeSeries]:
+        """Return each forecast as a series of its own."""
+        shift = self.output_chunk_shift
+        # One index over everything, of which each forecast gets a slice: building an
+        # index for each would take longer than all forecasts together.
+        times = generate_index(
+            start=series.start_time(),
+            length=int(origins[-1]) + shift + horizon,
+            freq=series.freq,
+            name=series.time_index.name,
+        )
+        built = []
+        for part, forecasts in self._forecast_origins(series, index, origins, horizon):
+            for origin, values in zip(part + shift, forecasts[..., None], strict=True):
+                built.append(_like(series, times[origin : origin + horizon], values))
+        return built
+
+    def save(
+        self, path: str | os.PathLike | Any = None, clean: bool = False, **pkl_kwargs: Any
+    ) -> None:
+        """Save the model; :meth:`load` gets it back.
+
+        A teacher given by name stays with the model. One given as an object (a
+        function, a Darts model) is replaced by a reference: the loaded model
+        forecasts, and asks for the teacher when it is to be fitted again.
+
+        Parameters
+        ----------
+        path : path-like or binary file, optional
+            By default a name with class and time in the working directory.
+        clean : bool, default False
+            Leave out the training series.
+        **pkl_kwargs
+            Passed to ``pickle.dump``.
+        """
+        portable = copy.copy(self)
+        teacher = self.model_params["teacher"]
+        if not isinstance(teacher, (str, TeacherReference)):
+            reference: Any = (
+                os.fspath(teacher)
+                if isinstance(teacher, os.PathLike)
+                else TeacherReference(teacher.info)
+            )
+            portable._model_params = {**self.model_params, "teacher": reference}
+        super(DistilledForecaster, portable).save(path, clean=clean, **pkl_kwargs)
+
+    @property
+    def input_chunk_length(self) -> int:
+        """Steps of context the student looks at."""
+        return self._settings.input_chunk_length
+
+    @property
+    def output_chunk_length(self) -> int:
+        """Steps forecast at once."""
+        return self._settings.output_chunk_length
+
+    @property
+    def output_chunk_shift(self) -> int:
+        """Steps between the end of the context and the first forecast step."""
+        return self._settings.output_chunk_shift
+
+    @property
+    def supports_multivariate(self) -> bool:
+        """Several components are forecast by one student."""
+        return True
+
+    @property
+    def supports_sample_weight(self) -> bool:
+        """Windows cannot be weighted."""
+        return False
+
+    @property
+    def _supports_val_series(self) -> bool:
+        """``fit`` takes ``val_series``."""
+        return True
+
+    @property
+    def min_train_samples(self) -> int:
+        """One window is enough to solve."""
+        return 1
+
+    @property
+    def _target_window_lengths(self) -> tuple[int, int]:
+        """Context, and steps up to the end of the target."""
+        return self.input_chunk_length, self._settings.target_stop
+
+    @property
+    def extreme_lags(
+        self,
+    ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
+        """First and last target lag, no covariate lags, and the shift."""
+        last = self._settings.target_stop - 1
+        return -self.input_chunk_length, last, None, None, None, None, self.output_chunk_shift
+
+    @property
+    def _model_encoder_settings(
+        self,
+    ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
+        """No encoders: no covariates."""
+        return self.input_chunk_length, self._settings.target_stop, False, False, None, None
+
+
+def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Deep-copy constructor parameters, except for the teacher."""
+    return {
+        name: value if name == "teacher" else copy.deepcopy(value)
+        for name, value in parameters.items()
+    }
+
+
+def _like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
+    """Build a series (n, C, 1) with the components and attributes of another."""
+    return TimeSeries(
+        times=times,
+        values=values,
+        components=series.columns,
+        static_covariates=series.static_covariates,
+        hierarchy=series.hierarchy,
+        metadata=series.metadata,
+        copy=False,
+    )
+
+
+# Darts loads models with a restricted unpickler since 0.48: what a saved model holds.
+add_safe_globals(
+    [
+        DistilledForecaster,
+        Linear,
+        LinearForecaster,
+        Settings,
+        TeacherInfo,
+        TeacherReference,
+        TrainingSummary,
+    ]
+)

@@ -1,0 +1,393 @@
+"""The label cache: a teacher never forecasts the same window twice.
+
+A label is stored under a digest of everything it depends on: the teacher's
+identity and precision, the horizon, the quantile levels and the context's bytes.
+Student, horizon weights and alpha stay out of it, so that a grid search, a
+backtest that fits again at every step, a clone and tomorrow's run all find it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+import time
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from distilts_forecaster.teachers.base import Teacher
+
+__all__ = ["DiskStore", "LabelStore", "Labeller", "MemoryStore", "open_store"]
+
+#: Rows (windows times components) labelled between two commits: what an
+#: interruption can cost at most.
+ROWS_PER_COMMIT = 256
+
+#: SQLite accepts at least 999 variables in a statement.
+_KEYS_PER_QUERY = 900
+
+
+class LabelStore(Protocol):
+    """Where labels are kept."""
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the labels that are there."""
+
+    def put(self, entries: dict[bytes, bytes]) -> None:
+        """Keep labels."""
+
+    def lock(self, teacher: str) -> AbstractContextManager:
+        """Hold off everybody else who would label with this teacher."""
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+class MemoryStore:
+    """Labels of this process, bounded; the least recently used go first.
+
+    Parameters
+    ----------
+    max_bytes : int, default 512 MiB
+        Size of the labels kept.
+    """
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
+        self._size = 0
+        self._mutex = threading.RLock()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the labels that are there."""
+        with self._mutex:
+            found = {key: self._entries[key] for key in keys if key in self._entries}
+            for key in found:
+                self._entries.move_to_end(key)
+        return found
+
+    def put(self, entries: dict[bytes, bytes]) -> None:
+        """Keep labels, and drop the least recently used beyond the bound."""
+        with self._mutex:
+            for key, value in entries.items():
+                self._size += len(value) - len(self._entries.pop(key, b""))
+                self._entries[key] = value
+            while self._size > self.max_bytes and self._entries:
+                self._size -= len(self._entries.popitem(last=False)[1])
+
+    def lock(self, teacher: str) -> AbstractContextManager:
+        """Hold off other threads."""
+        return self._mutex
+
+    def close(self) -> None:
+        """Do nothing: the labels stay for the process's next fit."""
+
+
+class DiskStore:
+    """Labels on disk, shared by processes and kept between runs.
+
+    One SQLite database: writes are atomic, readers never wait, and an
+    interrupted process leaves whole entries only. Each entry carries a checksum;
+    one that does not fit is labelled again, and a file that is not a database is
+    replaced.
+
+    Parameters
+    ----------
+    directory : path-like
+        Created if it does not exist.
+    max_bytes : int, default 2 GiB
+        Size of the database. Beyond it the least recently used entries go.
+    """
+
+    def __init__(self, directory: str | Path, max_bytes: int = 2 * 2**30) -> None:
+        self.directory = Path(directory)
+        self.max_bytes = max_bytes
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.path = self.directory / "labels.sqlite"
+        try:
+            self._connection = self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # locked or not writable: not ours to remove
+            self._replace(error)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the database, and make sure that it is one."""
+        # Waiting for another process's write is fine, it takes milliseconds.
+        connection = sqlite3.connect(
+            self.path, timeout=60.0, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS labels (key BLOB PRIMARY KEY, value BLOB NOT NULL, "
+                "checksum INTEGER NOT NULL, used INTEGER NOT NULL)"
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _replace(self, error: sqlite3.DatabaseError) -> None:
+        """Start again with an empty database where the file is damaged."""
+        warnings.warn(
+            f"The label cache {self.path} is damaged ({error}). It was emptied; its labels will "
+            "be made again.",
+            stacklevel=2,
+        )
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self._connection = self._connect()
+
+    @contextmanager
+    def _mending(self) -> Iterator[None]:
+        """Replace a database that turns out to be damaged while it is used."""
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise  # locked, full or not writable: not ours to remove
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            self._replace(error)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the labels that are there and whole."""
+        found: dict[bytes, bytes] = {}
+        with self._mending():
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                part = keys[start : start + _KEYS_PER_QUERY]
+                among = f"WHERE key IN ({','.join('?' * len(part))})"
+                rows = self._connection.execute(
+                    f"SELECT key, value, checksum FROM labels {among}", part
+                ).fetchall()
+                found |= {key: value for key, value, check in rows if zlib.crc32(value) == check}
+                if rows:
+                    self._connection.execute(
+                        f"UPDATE labels SET used = {time.time_ns()} {among}", part
+                    )
+        return found
+
+    def put(self, entries: dict[bytes, bytes]) -> None:
+        """Keep labels, all or none, and drop the least recently used beyond the bound."""
+        now = time.time_ns()
+        rows = [(key, value, zlib.crc32(value), now) for key, value in entries.items()]
+        with self._mending():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany("INSERT OR REPLACE INTO labels VALUES (?,?,?,?)", rows)
+                self._evict()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
+    def _evict(self) -> None:
+        """Drop the least recently used tenth once the pages in use exceed the bound."""
+        pages, free, page_size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        excess = (pages - free) * page_size - self.max_bytes
+        if excess <= 0:
+            return
+        count, mean = self._connection.execute(
+            "SELECT count(*), avg(length(value) + 64) FROM labels"
+        ).fetchone()
+        # A tenth at least: sorting by age is not to be done at every write.
+        drop = max(int(excess / mean) + 1, count // 10)
+        self._connection.execute(
+            "DELETE FROM labels WHERE key IN (SELECT key FROM labels ORDER BY used LIMIT ?)", (drop,)
+        )
+
+    def lock(self, teacher: str) -> AbstractContextManager:
+        """Hold off every process that would label with this teacher."""
+        from filelock import FileLock
+
+        digest = hashlib.blake2b(teacher.encode(), digest_size=8).hexdigest()
+        return FileLock(self.directory / f"{digest}.lock")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+
+#: Labels of teachers without a lasting identity, and of fits without a disk cache.
+_PROCESS_STORE = MemoryStore()
+
+
+def open_store(cache_dir: str | Path | bool | None, lasting: bool) -> LabelStore:
+    """Open the store for a teacher's labels.
+
+    Parameters
+    ----------
+    cache_dir : path-like, False or None
+        None is the platform's cache directory; False keeps labels in this process.
+    lasting : bool
+        Whether the teacher has an identity that outlives this process.
+
+    Returns
+    -------
+    LabelStore
+        In memory, with a warning, where the directory cannot be written.
+    """
+    if cache_dir is False or not lasting:
+        return _PROCESS_STORE
+    if cache_dir is None or cache_dir is True:
+        from platformdirs import user_cache_path
+
+        directory = user_cache_path("distilts_forecaster")
+    else:
+        directory = Path(cache_dir)
+    try:
+        return DiskStore(directory)
+    except (OSError, sqlite3.OperationalError) as error:
+        warnings.warn(
+            f"The label cache {directory} cannot be used ({error}): labels will not be kept "
+            "after this process. Pass a writable cache_dir, or cache_dir=False.",
+            stacklevel=2,
+        )
+        return _PROCESS_STORE
+
+
+class Labeller:
+    """Ask a teacher for labels, through a store.
+
+    Parameters
+    ----------
+    teacher : Teacher
+    store : LabelStore
+    horizon : int
+        Steps forecast from the end of the context.
+    quantile_levels : tuple of float, default (0.5,)
+    on_progress : callable, optional
+        Called with the number of windows done, after each batch.
+
+    Attributes
+    ----------
+    n_labelled, n_from_cache : int
+        Windows that the teacher forecast, and that were found in the store.
+    seconds : float
+        Time the teacher took.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        store: LabelStore,
+        horizon: int,
+        quantile_levels: tuple[float, ...] = (0.5,),
+        on_progress: Callable[[int], object] = lambda done: None,
+    ) -> None:
+        self.teacher = teacher
+        self.store = store
+        self.horizon = horizon
+        self.quantile_levels = quantile_levels
+        self.on_progress = on_progress
+        self.n_labelled = 0
+        self.n_from_cache = 0
+        self.seconds = 0.0
+
+    def keys(self, contexts: np.ndarray) -> list[bytes]:
+        """Return the key of each window (N, L, C)."""
+        request = (
+            f"{self.teacher.info.identity}|{self.horizon}|{self.quantile_levels}|"
+            f"{contexts.shape[1:]}"
+        )
+        namespace = hashlib.blake2b(request.encode(), digest_size=32).digest()
+        contexts = np.ascontiguousarray(contexts, dtype="<f4")
+        if np.isnan(contexts).any():  # one bit pattern for missing
+            contexts = np.where(np.isnan(contexts), np.float32(np.nan), contexts)
+        return [
+            hashlib.blake2b(window.data, digest_size=16, key=namespace).digest()
+            for window in contexts
+        ]
+
+    def label(self, contexts: np.ndarray) -> np.ndarray:
+        """Return the teacher's forecasts, made now or before.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, horizon, C, Q)
+
+        Raises
+        ------
+        ValueError
+            If the teacher's forecast has the wrong shape or is not finite.
+        """
+        shape = (self.horizon, contexts.shape[2], len(self.quantile_levels))
+        keys = self.keys(contexts)
+        found = self._read(keys, shape)
+        # The same window twice (a series that repeats itself) is one label.
+        missing = {key: i for i, key in enumerate(keys) if key not in found}
+        known = len(keys) - len(missing)
+        self.n_from_cache += known
+        self.on_progress(known)
+        step = max(1, ROWS_PER_COMMIT // contexts.shape[2])
+        for start in range(0, len(missing), step):
+            part = dict(list(missing.items())[start : start + step])
+            found |= self._make(contexts, part, shape)
+        labels = np.empty((len(keys), *shape), dtype=np.float32)
+        for i, key in enumerate(keys):
+            labels[i] = found[key]
+        return labels
+
+    def _read(self, keys: Sequence[bytes], shape: tuple[int, ...]) -> dict[bytes, np.ndarray]:
+        """Return stored labels of the right size."""
+        n_bytes = 4 * int(np.prod(shape))
+        return {
+            key: np.frombuffer(value, dtype="<f4").reshape(shape)
+            for key, value in self.store.get(list(keys)).items()
+            if len(value) == n_bytes
+        }
+
+    def _make(
+        self, contexts: np.ndarray, missing: dict[bytes, int], shape: tuple[int, ...]
+    ) -> dict[bytes, np.ndarray]:
+        """Label windows that were missing a moment ago."""
+        with self.store.lock(self.teacher.info.identity):
+            # Another process may have labelled them while this one waited.
+            found = self._read(list(missing), shape)
+            self.n_from_cache += len(found)
+            todo = {key: i for key, i in missing.items() if key not in found}
+            if todo:
+                start = time.perf_counter()
+                forecast = self.teacher.forecast(
+                    np.ascontiguousarray(contexts[list(todo.values())]),
+                    self.horizon,
+                    self.quantile_levels,
+                )
+                self.seconds += time.perf_counter() - start
+                labels = self._check(forecast.quantiles, (len(todo), *shape))
+                made = dict(zip(todo, labels, strict=True))
+                self.store.put({key: label.tobytes() for key, label in made.items()})
+                self.n_labelled += len(made)
+                found |= made
+        self.on_progress(len(missing))
+        return found
+
+    def _check(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Refuse labels that are not what was asked for, before they are stored."""
+        labels = np.ascontiguousarray(labels, dtype="<f4")
+        if labels.shape != shape:
+            raise ValueError(
+                f"Teacher {self.teacher.info.name!r} returned forecasts of shape {labels.shape}, "
+                f"expected (windows, horizon, components, quantiles) = {shape}."
+            )
+        if not np.isfinite(labels).all():
+            raise ValueError(
+                f"Teacher {self.teacher.info.name!r} returned {(~np.isfinite(labels)).sum()} "
+                "forecasts that are NaN or infinite. Does it need longer or complete contexts?"
+            )
+        return labels

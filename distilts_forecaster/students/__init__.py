@@ -1,0 +1,5 @@
+"""Students: what is fitted."""
+
+from distilts_forecaster.students.linear import Linear
+
+__all__ = ["Linear"]

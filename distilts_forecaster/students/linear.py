@@ -1,0 +1,338 @@
+"""The exact linear student: weighted least squares from Gram sums.
+
+With normalised contexts ``a`` and a student ``yS = W a``, the distillation loss
+without alignment is a weighted least-squares problem for each horizon step::
+
+    W_t = (G_y + alpha w_t G_T + lambda I)^-1 (R_y,t + alpha w_t R_T,t)
+
+``G_y, R_y`` are the mean Gram matrix and cross products over the windows with
+truth, ``G_T, R_T`` those over the windows with teacher labels. One pass over the
+windows gives them; every (alpha, tau, lambda) afterwards costs a small solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+
+__all__ = ["Choice", "Linear", "WindowSums", "choose", "solve", "validation_errors"]
+
+#: Ridge strengths tried, relative to the mean power of the features.
+RIDGE_GRID = tuple(float(r) for r in np.logspace(-3, 1.5, 10))
+
+#: Keeps the system regular when every window is constant.
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Settings of the exact linear student.
+
+    Parameters
+    ----------
+    per_component : bool, default False
+        One matrix for each component instead of one shared by all. Worth trying
+        where components behave differently and histories are long.
+    ridge : float or "auto", default "auto"
+        Strength of the ridge penalty (lambda), relative to the mean power of
+        the normalised contexts. "auto" chooses on held-out windows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is of the wrong type, or ``ridge`` is not positive.
+
+    Examples
+    --------
+    >>> Linear(ridge=0.01)
+    Linear(per_component=False, ridge=0.01)
+    """
+
+    per_component: bool = False
+    ridge: float | str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not isinstance(self.per_component, (bool, np.bool_)):
+            raise TypeError(f"per_component must be True or False, got {self.per_component!r}.")
+        if isinstance(self.ridge, str):
+            if self.ridge != "auto":
+                raise ValueError(f'ridge must be "auto" or a positive number, got {self.ridge!r}.')
+        elif isinstance(self.ridge, bool) or not isinstance(self.ridge, (int, float, np.number)):
+            raise TypeError(f'ridge must be "auto" or a positive number, got {self.ridge!r}.')
+        elif not (np.isfinite(self.ridge) and self.ridge > 0):
+            raise ValueError(f'ridge must be "auto" or a positive number, got {self.ridge!r}.')
+
+
+class WindowSums:
+    """Sums over windows from which any linear student can be solved.
+
+    float32 rows go in, float64 sums are kept; the sums of two sets of windows
+    add up (``first + second``), in any order.
+
+    Parameters
+    ----------
+    n_matrices : int
+        K: 1 if all components share one matrix, else the number of components.
+    n_features : int
+        F, the length of the context.
+    n_outputs : int
+        T.
+
+    Attributes
+    ----------
+    gram_truth, gram_teacher : numpy.ndarray of float64, shape (K, F, F)
+    cross_truth, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
+    power_truth : numpy.ndarray of float64, shape (K, T)
+        Sum of squared targets.
+    n_truth, n_teacher : int
+        Rows summed (windows times components, divided by K).
+    """
+
+    def __init__(self, n_matrices: int, n_features: int, n_outputs: int) -> None:
+        self.gram_truth = np.zeros((n_matrices, n_features, n_features))
+        self.cross_truth = np.zeros((n_matrices, n_features, n_outputs))
+        self.power_truth = np.zeros((n_matrices, n_outputs))
+        self.n_truth = 0
+        self.gram_teacher = np.zeros_like(self.gram_truth)
+        self.cross_teacher = np.zeros_like(self.cross_truth)
+        self.n_teacher = 0
+
+    def add(
+        self,
+        features: np.ndarray,
+        truth: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """Add rows ordered by window, then component.
+
+        Parameters
+        ----------
+        features : numpy.ndarray of float32, shape (n_rows, F)
+        truth, labels : numpy.ndarray of float32, shape (n_rows, T), optional
+            Normalised targets and teacher forecasts of the same windows.
+        """
+        n_matrices = len(self.gram_truth)
+        n_rows = len(features) // n_matrices
+        for k in range(n_matrices):
+            rows = features[k::n_matrices]
+            # A product of a matrix with its own transpose: BLAS does half the work.
+            gram = rows.T @ rows
+            if truth is not None:
+                outputs = truth[k::n_matrices]
+                self.gram_truth[k] += gram
+                self.cross_truth[k] += rows.T @ outputs
+                self.power_truth[k] += np.einsum("nt,nt->t", outputs, outputs, dtype=np.float64)
+            if labels is not None:
+                self.gram_teacher[k] += gram
+                self.cross_teacher[k] += rows.T @ labels[k::n_matrices]
+        self.n_truth += n_rows if truth is not None else 0
+        self.n_teacher += n_rows if labels is not None else 0
+
+    def __add__(self, other: WindowSums) -> WindowSums:
+        """Return the sums over both sets of windows."""
+        total = WindowSums(*self.cross_truth.shape)
+        for name, value in vars(self).items():
+            setattr(total, name, value + getattr(other, name))
+        return total
+
+
+def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarray:
+    """Solve the student of one setting exactly.
+
+    Parameters
+    ----------
+    sums : WindowSums
+    alpha_weights : numpy.ndarray, shape (T,)
+        ``alpha * w_t``: the weight of the teacher at each step.
+    ridge : float
+        lambda.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (K, F, T)
+    """
+    solutions = np.empty_like(sums.cross_truth)
+    for k in range(len(solutions)):
+        basis, values, truth, teacher = _diagonalise(sums, k, ridge)
+        solutions[k] = basis @ _coefficients(values, truth, teacher, alpha_weights)
+    return solutions
+
+
+def _diagonalise(
+    sums: WindowSums, k: int, ridge: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return P, d, P'R_y and P'R_T with P'(G_y + lambda I)P = I and P'G_T P = diag(d)."""
+    n_features = sums.gram_truth.shape[1]
+    regular = sums.gram_truth[k] / max(sums.n_truth, 1)
+    regular[np.diag_indices(n_features)] += ridge * max(np.trace(regular) / n_features, _TINY)
+    teacher = sums.gram_teacher[k] / max(sums.n_teacher, 1)
+    values, basis = eigh(teacher, regular, check_finite=False, driver="gvd")
+    return (
+        basis,
+        np.maximum(values, 0.0),
+        basis.T @ (sums.cross_truth[k] / max(sums.n_truth, 1)),
+        basis.T @ (sums.cross_teacher[k] / max(sums.n_teacher, 1)),
+    )
+
+
+def _coefficients(
+    values: np.ndarray, truth: np.ndarray, teacher: np.ndarray, alpha_weights: np.ndarray
+) -> np.ndarray:
+    """Solve in the common eigenbasis: a division for each feature and step."""
+    return (truth + alpha_weights * teacher) / (1.0 + values[:, None] * alpha_weights)
+
+
+def validation_errors(
+    sums: WindowSums,
+    validation: WindowSums,
+    alpha_weights: Sequence[np.ndarray],
+    ridges: Sequence[float],
+) -> np.ndarray:
+    """Mean squared error on held-out windows for every setting.
+
+    Parameters
+    ----------
+    sums : WindowSums
+        Of the windows fitted on.
+    validation : WindowSums
+        Of the held-out windows (truth only), with as many outputs.
+    alpha_weights : sequence of numpy.ndarray, shape (T,)
+        The (alpha, tau) candidates as ``alpha * w_t``.
+    ridges : sequence of float
+        The lambda candidates.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (len(ridges), len(alpha_weights))
+    """
+    errors = np.zeros((len(ridges), len(alpha_weights)))
+    n_matrices = len(sums.gram_truth)
+    count = max(validation.n_truth, 1) * n_matrices * validation.power_truth.shape[1]
+    for i, ridge in enumerate(ridges):
+        for k in range(n_matrices):
+            basis, values, truth, teacher = _diagonalise(sums, k, ridge)
+            gram = basis.T @ validation.gram_truth[k] @ basis
+            cross = basis.T @ validation.cross_truth[k]
+            power = validation.power_truth[k].sum()
+            for j, candidate in enumerate(alpha_weights):
+                fitted = _coefficients(values, truth, teacher, candidate)
+                errors[i, j] += np.vdot(fitted, gram @ fitted - 2.0 * cross) + power
+    return errors / count
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings chosen on held-out windows.
+
+    Attributes
+    ----------
+    alpha : float
+    weights : numpy.ndarray, shape (T,)
+        Horizon weights of mean one.
+    ridge : float
+    error, error_without_teacher : float or None
+        Held-out mean squared error of the choice, and of the best ridge without a
+        teacher; None without held-out windows.
+    """
+
+    alpha: float
+    weights: np.ndarray
+    ridge: float
+    error: float | None
+    error_without_teacher: float | None
+
+
+def choose(
+    sums: WindowSums,
+    validation: WindowSums | None,
+    ridges: Sequence[float],
+    alphas: Sequence[float],
+    weights: Sequence[np.ndarray],
+    n_truth: float,
+    n_validation: float,
+    teacher_error: float | None,
+) -> Choice:
+    """Choose alpha, the horizon weights and lambda together, cautiously.
+
+    The held-out error of each candidate is a noisy measurement: windows overlap, and
+    a short history has few independent ones. So the candidate with the smallest ::
+
+        n log(error) / 2  +  penalty(alpha) + penalty(tau) + penalty(lambda)
+
+    is taken: the likelihood of ``n`` independent Gaussian errors times a prior. With
+    little truth the prior decides, with much of it the data do. The prior's alpha
+    falls with the square root of the number of windows with truth, and with the
+    square of how much worse the teacher is than the student alone. The teacher's
+    error is known best of all, since it has seen none of the windows.
+
+    Parameters
+    ----------
+    sums, validation : WindowSums
+        Of the windows fitted on, and of the held-out ones (None: the prior decides).
+    ridges, alphas : sequence of float
+        Candidates.
+    weights : sequence of numpy.ndarray, shape (T,)
+        Candidates for the horizon weights.
+    n_truth : float
+        Windows with truth whose targets do not overlap: how much there is to know.
+    n_validation : float
+        Held-out windows whose targets do not overlap, components counted.
+    teacher_error : float or None
+        Mean squared error of the teacher, in the units of ``validation``.
+
+    Returns
+    -------
+    Choice
+    """
+    prior_ridge = np.array([_ridge_penalty(ridge, n_truth) for ridge in ridges])
+    grid = [(alpha, w) for alpha in alphas for w in weights]
+    alone, errors, evidence, ratio = None, None, 0.0, 1.0
+    if validation is not None:
+        steps = validation.power_truth.shape[1]
+        candidates = [alpha * w[:steps] for alpha, w in grid] + [np.zeros(steps)]
+        all_errors = validation_errors(sums, validation, candidates, ridges)
+        likelihood = 0.5 * _ERRORS_PER_WINDOW * n_validation * np.log(np.maximum(all_errors, _TINY))
+        alone = float(all_errors[(likelihood[:, -1] + prior_ridge).argmin(), -1])
+        errors, evidence = all_errors[:, :-1], likelihood[:, :-1]
+        if teacher_error is not None:
+            ratio = min(1.0, alone / max(teacher_error, _TINY))
+    prior = np.array([_teacher_penalty(alpha, w, n_truth, ratio) for alpha, w in grid])
+    scores = evidence + prior_ridge[:, None] + prior
+    i, j = np.unravel_index(scores.argmin(), scores.shape)
+    error = None if errors is None else float(errors[i, j])
+    return Choice(*grid[j], ridges[i], error, alone)
+
+
+# The constants of the prior were set on 102 histories of 500 to 2,000 points cut from
+# 13 real series (electricity, traffic, weather, fuel, sunspots, heart rate), lookback
+# 512, T = 96, test error relative to no teacher as geometric mean: 0.93 with them, 0.97
+# without the teacher's own error (2.6 instead of 3.6 at worst), 1.00 with a constant
+# centre of 2, which is too much wherever the student is soon better than the teacher.
+
+#: Centre of alpha and of lambda for a single independent window of truth.
+_PRIOR_SCALE = 4.0
+
+#: Independent errors that a held-out window of T steps counts as.
+_ERRORS_PER_WINDOW = 4.0
+
+
+def _ridge_penalty(ridge: float, n_truth: float) -> float:
+    """Return the prior's penalty on lambda: one per factor of ten from its centre."""
+    centre = _PRIOR_SCALE / np.sqrt(max(n_truth, 1.0))
+    return float(0.5 * np.log10(ridge / centre) ** 2)
+
+
+def _teacher_penalty(alpha: float, weights: np.ndarray, n_truth: float, ratio: float) -> float:
+    """Return the prior's penalty on alpha (per factor of two) and on tau (from the paper's 1)."""
+    total = 0.0
+    if alpha > 0:
+        centre = _PRIOR_SCALE / np.sqrt(max(n_truth, 1.0)) * ratio**2
+        total += 0.5 * np.log2(alpha / centre) ** 2
+    if weights[0] > 0 and weights[-1] > 0:
+        total += 0.5 * (np.log(weights[-1] / weights[0]) - 1.0) ** 2
+    return float(total)

@@ -1,0 +1,14 @@
+"""Teachers: who the student learns from."""
+
+from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherInfo
+from distilts_forecaster.teachers.function import FunctionTeacher
+from distilts_forecaster.teachers.load import as_specification, load_teacher
+
+__all__ = [
+    "FunctionTeacher",
+    "Teacher",
+    "TeacherForecast",
+    "TeacherInfo",
+    "as_specification",
+    "load_teacher",
+]

@@ -1,0 +1,191 @@
+"""What a teacher is, and how to get one from what a user writes.
+
+A teacher is any object with :attr:`Teacher.info` and :meth:`Teacher.forecast`;
+nothing needs to be inherited. :func:`load_teacher` turns a specification (a name,
+a directory, a Darts model, a function) into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+__all__ = ["Teacher", "TeacherForecast", "TeacherInfo", "check_quantile_levels", "TeacherReference", "interpolate_quantiles"]
+
+
+@dataclass(frozen=True)
+class TeacherForecast:
+    """What a teacher says of a batch of windows.
+
+    Attributes
+    ----------
+    quantiles : numpy.ndarray of float32, shape (N, T, C, Q)
+        Forecast quantiles at the levels asked for.
+    hidden : numpy.ndarray of float32, shape (N, C, P, D), or None
+        Hidden states of component c at context position p, where the teacher has
+        them to show.
+    """
+
+    quantiles: np.ndarray
+    hidden: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Who a teacher is, and what it can be asked.
+
+    Attributes
+    ----------
+    name : str
+        Hub name, directory, or the user's own name for it.
+    revision : str or None
+        What tells two versions of the same name apart: a commit, or a digest of
+        the weights. None means that the labels cannot outlive this process.
+    dtype : str
+        Precision that it computes in. Part of its identity: bfloat16 labels differ.
+    licence : str or None
+        Licence of the weights, None where unknown.
+    n_parameters : int or None
+        Number of parameters, None where unknown.
+    native_horizon : int or None
+        Steps forecast in one pass; None if there is no such limit. What happens
+        beyond it is the teacher's to document.
+    longest_context : int or None
+        Steps of context looked at; earlier ones are ignored. None: no limit.
+    quantile_levels : tuple of float or None
+        Lowest to highest level known. Others between them are interpolated; those
+        outside are refused. None if it gives a point forecast only (the level 0.5).
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str = "float32"
+    licence: str | None = None
+    n_parameters: int | None = None
+    native_horizon: int | None = None
+    longest_context: int | None = None
+    quantile_levels: tuple[float, ...] | None = None
+
+    @property
+    def identity(self) -> str:
+        """The part that labels depend on, as a cache key."""
+        return f"{self.name}|{self.revision}|{self.dtype}"
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A forecaster to learn from.
+
+    Each window must be forecast independently of the others in its batch: labels
+    are cached by window.
+    """
+
+    @property
+    def info(self) -> TeacherInfo:
+        """Identity and limits."""
+
+    def forecast(
+        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> TeacherForecast:
+        """Forecast the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+            Raw values, NaN where missing.
+        horizon : int
+            Steps to forecast, T.
+        quantile_levels : sequence of float
+            Levels wanted, in increasing order; ``(0.5,)`` is the point forecast.
+
+        Returns
+        -------
+        TeacherForecast
+        """
+
+
+def check_quantile_levels(info: TeacherInfo, quantile_levels: Sequence[float]) -> None:
+    """Raise ValueError if a teacher does not know one of the levels.
+
+    Parameters
+    ----------
+    info : TeacherInfo
+    quantile_levels : sequence of float
+
+    Raises
+    ------
+    ValueError
+        If a level is outside the range the teacher was trained on.
+
+    Examples
+    --------
+    >>> check_quantile_levels(TeacherInfo("point forecasts"), [0.5])
+    """
+    known = info.quantile_levels or (0.5,)
+    outside = [q for q in quantile_levels if not known[0] <= q <= known[-1]]
+    if outside:
+        raise ValueError(
+            f"Teacher {info.name!r} knows quantile levels from {known[0]} to {known[-1]}, "
+            f"got {outside}. Ask for levels between them."
+        )
+
+
+def interpolate_quantiles(
+    quantiles: np.ndarray, known: Sequence[float], wanted: Sequence[float]
+) -> np.ndarray:
+    """Interpolate quantiles (..., Q) linearly between the levels that are known.
+
+    Parameters
+    ----------
+    quantiles : numpy.ndarray, shape (..., Q)
+    known : sequence of float
+        The Q levels, increasing.
+    wanted : sequence of float
+        Levels between the first and the last that is known.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., len(wanted))
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> interpolate_quantiles(np.array([[0.0, 10.0]]), [0.1, 0.9], [0.5])
+    array([[5.]])
+    """
+    levels = np.asarray(known)
+    if len(levels) == 1:
+        return quantiles
+    right = np.clip(np.searchsorted(levels, wanted), 1, len(levels) - 1)
+    share = (np.asarray(wanted) - levels[right - 1]) / (levels[right] - levels[right - 1])
+    return quantiles[..., right - 1] * (1 - share) + quantiles[..., right] * share
+
+
+@dataclass(frozen=True)
+class TeacherReference:
+    """What is left of a teacher in a saved model: who it was.
+
+    Parameters
+    ----------
+    info : TeacherInfo
+    """
+
+    info: TeacherInfo
+
+    def forecast(
+        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> TeacherForecast:
+        """Refuse: the teacher itself was not saved.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            f"The teacher {self.info.name!r} was given as an object and not saved with the model. "
+            "To fit again, make a new model with teacher=... ; to forecast, nothing is needed."
+        )

@@ -1,0 +1,318 @@
+"""The Chronos family as teachers: Chronos-T5, Chronos-Bolt, Chronos-2.
+
+Weights come from a directory or, through huggingface_hub, from a hub name; both
+end up as a directory, so everything here works offline on one. Nothing is loaded
+until a window has to be forecast: a fit whose labels are all in the cache never
+reads the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilts_forecaster.teachers.base import (
+    TeacherForecast,
+    TeacherInfo,
+    check_quantile_levels,
+)
+
+__all__ = ["ChronosTeacher", "is_chronos_directory"]
+
+#: Series (windows times components) forecast at once. Bolt multiplies this by nine
+#: beyond its native horizon, T5 by the number of samples.
+ROWS_PER_BATCH = 256
+
+#: Sample paths drawn from Chronos-T5, which has no quantiles of its own.
+T5_SAMPLES = 20
+
+#: Pipelines kept loaded in this process, most recently used last.
+_MAX_LOADED = 1
+_loaded: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
+
+
+def is_chronos_directory(directory: Path) -> bool:
+    """Say whether a directory holds a Chronos configuration.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and (
+        "chronos_config" in config or "chronos_pipeline_class" in config
+    )
+
+
+class ChronosTeacher:
+    """A Chronos model from a directory.
+
+    Computes in float32 on a CPU (bfloat16 is up to 40 times slower on some) and on
+    the GPU where there is one. Chronos-2 sees all components of a window together,
+    and each window by itself; the others see components one by one.
+
+    Beyond the native horizon, Chronos-Bolt (64 steps) and Chronos-T5 (64) feed
+    their forecasts back; Bolt does so for nine quantile paths, which makes h = 96
+    about five times as expensive as h = 64, and its quantiles narrow there.
+    Chronos-2 forecasts 1,024 steps in one pass.
+
+    Chronos-T5 draws sample paths: its labels are reproducible for the same batch of
+    windows, and vary by sampling error with the batch.
+
+    Parameters
+    ----------
+    directory : path-like
+        A directory with ``config.json`` and weights, as ``save_pretrained`` writes.
+    name : str, optional
+        Hub name, or the directory's own.
+    revision : str, optional
+        Commit. By default a digest of the files.
+
+    Raises
+    ------
+    ValueError
+        If the directory does not hold a Chronos model.
+
+    Examples
+    --------
+    >>> teacher = ChronosTeacher("models/chronos-2")  # doctest: +SKIP
+    >>> teacher.info.native_horizon  # doctest: +SKIP
+    1024
+    """
+
+    def __init__(
+        self, directory: str | Path, name: str | None = None, revision: str | None = None
+    ) -> None:
+        self.directory = Path(directory)
+        if not is_chronos_directory(self.directory):
+            raise ValueError(
+                f"{self.directory} is not a Chronos model: its config.json is missing or has no "
+                "chronos_config. A teacher directory is what save_pretrained writes."
+            )
+        self._config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        self._name = name or str(self.directory)
+        self._revision = revision
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ChronosTeacher:
+        """Return itself: it carries a path, not weights."""
+        return self
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"ChronosTeacher({self._name!r})"
+
+    @cached_property
+    def info(self) -> TeacherInfo:
+        """Identity and limits, read from the files without loading the weights."""
+        chronos = self._config.get("chronos_config", {})
+        kind = self._kind
+        quantiles = chronos.get("quantiles")
+        return TeacherInfo(
+            # The name is not part of the identity where a digest of the files is.
+            name=self._name if self._revision else f"chronos:{self.directory.name}",
+            revision=self._revision or _digest(self.directory),
+            dtype="float32",
+            licence=_licence(self.directory),
+            n_parameters=_count_parameters(self.directory),
+            native_horizon=_native_horizon(kind, chronos),
+            longest_context=chronos.get("context_length"),
+            quantile_levels=(
+                tuple(quantiles) if quantiles else (0.01, 0.99)
+            ),
+        )
+
+    @property
+    def _kind(self) -> str:
+        """``"t5"``, ``"bolt"`` or ``"chronos2"``."""
+        pipeline = self._config.get("chronos_pipeline_class", "ChronosPipeline")
+        return {"ChronosBoltPipeline": "bolt", "Chronos2Pipeline": "chronos2"}.get(pipeline, "t5")
+
+    def forecast(
+        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> TeacherForecast:
+        """Forecast the steps that follow each context, in batches of bounded size.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+            Raw values, NaN where missing.
+        horizon : int
+            Steps to forecast, T.
+        quantile_levels : sequence of float
+            Bolt: 0.1 to 0.9; Chronos-2: 0.01 to 0.99; T5: any.
+
+        Returns
+        -------
+        TeacherForecast
+
+        Raises
+        ------
+        ValueError
+            If a quantile level is outside the range of the model.
+        ImportError
+            If chronos-forecasting is not installed.
+        """
+        check_quantile_levels(self.info, quantile_levels)
+        pipeline = self._load()
+        n, length, components = contexts.shape
+        if self._kind != "chronos2":
+            contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
+        step = max(1, ROWS_PER_BATCH // contexts.shape[2])
+        parts = [
+            self._forecast_batch(pipeline, contexts[start : start + step], horizon, quantile_levels)
+            for start in range(0, len(contexts), step)
+        ]
+        rows = np.concatenate(parts)  # (N * C, T, Q), ordered by window, then component
+        shaped = rows.reshape(n, components, horizon, len(quantile_levels))
+        return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
+
+    def _forecast_batch(
+        self, pipeline: Any, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> np.ndarray:
+        """Forecast one batch: (n, L, C) -> (n * C, T, Q)."""
+        import torch
+
+        inputs = torch.from_numpy(np.ascontiguousarray(contexts.transpose(0, 2, 1)))  # (n, C, L)
+        levels = list(quantile_levels)
+        if self._kind == "chronos2":
+            quantiles, _ = pipeline.predict_quantiles(
+                inputs,
+                prediction_length=horizon,
+                quantile_levels=levels,
+                batch_size=ROWS_PER_BATCH,
+                # A label that depends on its batch could not be cached by window.
+                cross_learning=False,
+            )
+            return torch.cat(list(quantiles)).float().cpu().numpy()
+        options = {} if self._kind == "bolt" else {"num_samples": T5_SAMPLES}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            quantiles, _ = pipeline.predict_quantiles(
+                inputs[:, 0], prediction_length=horizon, quantile_levels=levels, **options
+            )
+        return quantiles.float().cpu().numpy()
+
+    def _load(self) -> Any:
+        """Return the pipeline, loaded at most once in this process."""
+        key = (str(self.directory), str(self.info.revision), self.info.dtype)
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+        try:
+            import torch
+            from chronos import BaseChronosPipeline
+        except ImportError as error:
+            raise ImportError(
+                "Chronos teachers need chronos-forecasting: "
+                'pip install "distilts-forecaster[chronos]"'
+            ) from error
+        while len(_loaded) >= _MAX_LOADED:
+            _loaded.popitem(last=False)
+        _loaded[key] = BaseChronosPipeline.from_pretrained(
+            str(self.directory),
+            device_map="cuda" if torch.cuda.is_available() else "cpu",
+            dtype="float32",
+        )
+        return _loaded[key]
+
+
+def from_hub(name: str) -> ChronosTeacher:
+    """Fetch a model by hub name, or take it from the hub's local cache.
+
+    Parameters
+    ----------
+    name : str
+        For instance ``"amazon/chronos-2"``.
+
+    Returns
+    -------
+    ChronosTeacher
+
+    Raises
+    ------
+    ImportError
+        If huggingface_hub is not installed.
+    ValueError
+        If the model cannot be fetched, or is not of the Chronos family.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ImportError(
+            f'Teacher {name!r} needs the Chronos extra: pip install "distilts-forecaster[chronos]"'
+        ) from error
+    wanted = ["*.json", "*.safetensors", "README.md"]
+    try:
+        directory = Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"Teacher {name!r} is neither a directory here nor to be had from the hub "
+            f"({type(error).__name__}). Without a network, use "
+            'teacher="bundled" or the path of a directory with the weights.'
+        ) from error
+    # A snapshot's folder is named by its commit.
+    return ChronosTeacher(directory, name=name, revision=directory.name)
+
+
+def _digest(directory: Path) -> str:
+    """Hash the configuration and the weights, once for each state of the files."""
+    paths = sorted((*directory.glob("*.json"), *directory.glob("*.safetensors")))
+    return _hash_files(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths))
+
+
+@lru_cache(maxsize=8)
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash files; time and size are there to notice that one was replaced."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, _, _ in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(2**22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _count_parameters(directory: Path) -> int | None:
+    """Add up the shapes in the headers of the weight files."""
+    from safetensors import safe_open
+
+    files = sorted(directory.glob("*.safetensors"))
+    total = 0
+    for path in files:
+        with safe_open(str(path), framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                total += int(np.prod(file.get_slice(name).get_shape()))
+    return total if files else None
+
+
+def _licence(directory: Path) -> str | None:
+    """Read the licence from the model card's front matter."""
+    card = directory / "README.md"
+    if not card.is_file():
+        return None
+    for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
+        if line.startswith("license:"):
+            return line.split(":", 1)[1].strip()
+    return None
+
+
+def _native_horizon(kind: str, chronos: dict[str, Any]) -> int | None:
+    """Return the steps forecast in one pass."""
+    if kind == "chronos2":
+        return chronos.get("max_output_patches", 0) * chronos.get("output_patch_size", 0) or None
+    return chronos.get("prediction_length")

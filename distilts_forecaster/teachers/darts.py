@@ -1,0 +1,197 @@
+"""Any Darts forecasting model as a teacher."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.models.forecasting.forecasting_model import ForecastingModel, GlobalForecastingModel
+from tqdm.auto import tqdm
+
+from distilts_forecaster.teachers.base import (
+    TeacherForecast,
+    TeacherInfo,
+    check_quantile_levels,
+)
+
+__all__ = ["DartsTeacher"]
+
+_serial_numbers = itertools.count()
+
+#: Sample paths drawn from a probabilistic model for each quantile forecast.
+SAMPLES = 200
+
+#: Local models are fitted to each window: beyond this many, show progress.
+_SHOW_PROGRESS_FROM = 50
+
+
+class DartsTeacher:
+    """Wrap a Darts model.
+
+    A fitted global model forecasts all windows in one call. A foundation model of
+    Darts (``Chronos2Model``, ``TimesFM2p5Model`` ...) may be passed unfitted: it is
+    made ready on the first windows, which trains nothing. A local model (ETS,
+    Theta ...) is fitted to each window anew: the slow road.
+
+    Windows carry an integer index: a model that encodes the calendar, or was
+    fitted with covariates, cannot be a teacher.
+
+    Parameters
+    ----------
+    model : darts ForecastingModel
+    name, revision : str, optional
+        Give both to keep the labels on disk. Change ``revision`` whenever the model
+        is fitted again.
+    licence : str, optional
+        Recorded with the student.
+
+    Raises
+    ------
+    ValueError
+        If a global model is neither fitted nor a foundation model, or uses
+        covariates, or only one of ``name`` and ``revision`` is given.
+
+    Examples
+    --------
+    >>> from darts.models import NaiveSeasonal
+    >>> teacher = DartsTeacher(NaiveSeasonal(K=4))
+    >>> contexts = np.arange(16, dtype=np.float32).reshape(1, 16, 1)
+    >>> teacher.forecast(contexts, horizon=2, quantile_levels=[0.5]).quantiles.ravel()
+    array([12., 13.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        model: ForecastingModel,
+        name: str | None = None,
+        revision: str | None = None,
+        licence: str | None = None,
+    ) -> None:
+        if (name is None) != (revision is None):
+            raise ValueError(
+                f"Give both name and revision, or neither, got name={name!r}, "
+                f"revision={revision!r}. Together they name the labels in the cache."
+            )
+        kind = type(model).__name__
+        self._is_global = isinstance(model, GlobalForecastingModel)
+        self._is_foundation = any(c.__name__ == "FoundationModel" for c in type(model).__mro__)
+        if self._is_global and not model._fit_called and not self._is_foundation:
+            raise ValueError(
+                f"The Darts model {kind} is not fitted: a teacher must know how to forecast. "
+                "Fit it first, or pass a foundation model."
+            )
+        if (
+            model.uses_past_covariates
+            or model.uses_future_covariates
+            or model.uses_static_covariates
+            or model.add_encoders is not None
+        ):
+            raise ValueError(
+                f"The Darts model {kind} uses covariates, which windows do not carry. "
+                "Fit a teacher without covariates and add_encoders."
+            )
+        self.model = model
+        longest = None if self._is_foundation else _context_length(model)
+        self.info = TeacherInfo(
+            name=name or f"{kind}#{next(_serial_numbers)}",
+            revision=revision,
+            licence=licence,
+            native_horizon=model.output_chunk_length,
+            longest_context=longest,
+            quantile_levels=(0.01, 0.99) if model.supports_probabilistic_prediction else None,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DartsTeacher:
+        """Return itself: a deep copy of a fitted torch model loses its network."""
+        return self
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"DartsTeacher({self.info.name!r})"
+
+    def forecast(
+        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> TeacherForecast:
+        """Forecast the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+        horizon : int
+        quantile_levels : sequence of float
+            Levels other than 0.5 need a probabilistic model; they are estimated
+            from 200 samples.
+
+        Returns
+        -------
+        TeacherForecast
+
+        Raises
+        ------
+        ValueError
+            If the windows are shorter than the model's context, or the model has
+            no such quantiles, or was fitted on another number of components.
+        """
+        check_quantile_levels(self.info, quantile_levels)
+        n, length, components = contexts.shape
+        if self.info.longest_context is not None and length < self.info.longest_context:
+            raise ValueError(
+                f"The Darts model {self.info.name!r} looks at {self.info.longest_context} steps, "
+                f"the windows have {length}. Set input_chunk_length to at least "
+                f"{self.info.longest_context}."
+            )
+        if not self.model.supports_multivariate or self._fitted_width() == 1:
+            contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
+        series = [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
+        point_only = tuple(quantile_levels) == (0.5,)
+        probabilistic = self.model.supports_probabilistic_prediction
+        samples = SAMPLES if probabilistic and not point_only else 1
+        if self._is_global:
+            if not self.model._fit_called:
+                self.model.fit(series[0])
+            forecasts = self.model.predict(
+                n=horizon,
+                series=series,
+                num_samples=samples,
+                random_state=0,
+                show_warnings=False,
+                verbose=False,
+            )
+        else:
+            forecasts = [
+                self.model.untrained_model().fit(window).predict(horizon, num_samples=samples)
+                for window in tqdm(
+                    series,
+                    desc=f"fitting {self.info.name}",
+                    disable=None if len(series) >= _SHOW_PROGRESS_FROM else True,
+                    leave=False,
+                )
+            ]
+        values = np.stack([forecast.all_values(copy=False) for forecast in forecasts])
+        quantiles = (
+            values
+            if samples == 1
+            else np.moveaxis(np.quantile(values, list(quantile_levels), axis=-1), 0, -1)
+        )
+        shaped = (
+            quantiles
+            if contexts.shape[2] == components
+            else quantiles.reshape(n, components, horizon, -1).transpose(0, 2, 1, 3)
+        )
+        return TeacherForecast(np.ascontiguousarray(shaped, dtype=np.float32))
+
+    def _fitted_width(self) -> int | None:
+        """Return the number of components the model was fitted on, where Darts knows it."""
+        fitted = self.model.training_series
+        return None if fitted is None else fitted.width
+
+
+def _context_length(model: ForecastingModel) -> int | None:
+    """Return the steps of context a global model needs."""
+    if not isinstance(model, GlobalForecastingModel):
+        return None
+    first = model.extreme_lags[0]
+    return None if first is None else -first

@@ -1,0 +1,133 @@
+"""From what a user writes as ``teacher`` to a teacher."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from distilts_forecaster.teachers.base import Teacher
+from distilts_forecaster.teachers.function import FunctionTeacher
+
+__all__ = ["as_specification", "load_teacher"]
+
+_KNOWN = (
+    '"bundled"; a hub name such as "amazon/chronos-2", "amazon/chronos-bolt-small" or '
+    '"amazon/chronos-t5-small"; the path of a directory with such weights; a Darts forecasting '
+    "model; a function (contexts (N, L, C), horizon) -> (N, T, C); or an object with info and "
+    "forecast"
+)
+
+
+def as_specification(teacher: Any) -> Any:
+    """Check a teacher argument and make it cheap to copy, without loading anything.
+
+    Parameters
+    ----------
+    teacher : str, path-like, Darts model, callable or Teacher
+
+    Returns
+    -------
+    str, path-like or Teacher
+        Names and paths as they are; models and functions wrapped in a teacher
+        whose deep copy is itself.
+
+    Raises
+    ------
+    ValueError
+        If it is an unknown name, or a directory that is not a teacher, or a Darts
+        model that cannot be one.
+    TypeError
+        If it is nothing that can be a teacher.
+
+    Examples
+    --------
+    >>> as_specification("bundled")
+    'bundled'
+    """
+    if isinstance(teacher, (str, os.PathLike)):
+        _check_name(teacher)
+        return teacher
+    if isinstance(teacher, Teacher):
+        return teacher
+    # A Darts model can only be given by someone who has imported Darts.
+    darts = sys.modules.get("darts.models.forecasting.forecasting_model")
+    if darts is not None and isinstance(teacher, darts.ForecastingModel):
+        from distilts_forecaster.teachers.darts import DartsTeacher
+
+        return DartsTeacher(teacher)
+    if callable(teacher) and not isinstance(teacher, type):
+        return FunctionTeacher(teacher)
+    raise TypeError(f"teacher must be {_KNOWN}; got {teacher!r}.")
+
+
+def _check_name(teacher: str | os.PathLike) -> None:
+    """Refuse names that cannot be a teacher, without touching the network."""
+    from distilts_forecaster.teachers.chronos import is_chronos_directory
+
+    name = os.fspath(teacher)
+    if name == "bundled":
+        return
+    if Path(name).is_dir():
+        if not is_chronos_directory(Path(name)):
+            raise ValueError(
+                f"The directory {name!r} is not a teacher: it needs a config.json with a "
+                "chronos_config, and weights, as save_pretrained writes them."
+            )
+        return
+    if Path(name).exists():
+        raise ValueError(
+            f"The teacher {name!r} is a file; pass the directory that holds config.json and the "
+            "weights."
+        )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ValueError(f"Unknown teacher {name!r}: no such directory. A teacher is {_KNOWN}.")
+
+
+def load_teacher(teacher: Any) -> Teacher:
+    """Turn a specification into a teacher.
+
+    Parameters
+    ----------
+    teacher : str, path-like, Darts model, callable or Teacher
+        ``"bundled"``; a hub name or a directory with a model of the Chronos family;
+        a Darts forecasting model; a function ``(contexts (N, L, C), horizon) -> (N,
+        T, C) or (N, T, C, Q)``; or anything with ``info`` and ``forecast``.
+
+    Returns
+    -------
+    Teacher
+        Weights are read when the first window is forecast.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it cannot be a teacher.
+    ImportError
+        If it needs an extra that is not installed; the message has the command.
+
+    Examples
+    --------
+    >>> load_teacher("bundled").info.licence
+    'Apache-2.0'
+    """
+    specification = as_specification(teacher)
+    if isinstance(specification, Teacher):
+        return specification
+    name = os.fspath(specification)
+    if name == "bundled":
+        return _bundled()
+    from distilts_forecaster.teachers.chronos import ChronosTeacher, from_hub
+
+    return ChronosTeacher(name) if Path(name).is_dir() else from_hub(name)
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> Teacher:
+    """Load the bundled teacher once: its weights take 20 MB of memory."""
+    from distilts_forecaster.teachers.experts import ExpertsTeacher
+
+    return ExpertsTeacher()
