@@ -20,7 +20,7 @@ __all__ = ["DataSet", "add_data_argument", "ett", "find_file", "load_all"]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set: ``values`` (n_points, n_components), its main period, and where testing starts."""
+    """Values (n_points, n_components), the main period, and where testing starts."""
 
     name: str
     values: np.ndarray
@@ -93,7 +93,9 @@ def load_all(folder: Path) -> list[DataSet]:
     path = find_file(folder, "aus_retail_monthly_long.csv")
     if path is not None:
         frame = pd.read_csv(path)
-        wide = frame.pivot_table(index="Month", columns="Series ID", values="Turnover").dropna(axis=1)
+        wide = frame.pivot_table(index="Month", columns="Series ID", values="Turnover").dropna(
+            axis=1
+        )
         values = wide.to_numpy(float)
         found.append(DataSet("retail", values, 12, int(0.8 * len(values)), 24))
     return found

@@ -169,7 +169,7 @@ def _seasonal_naive(period: int, horizon: int) -> Forecast:
 
 def _milliseconds(forecast: Forecast, context: np.ndarray) -> float:
     """Return the median time of one forecast."""
-    seconds = []
+    seconds: list[float] = []
     deadline = time.perf_counter() + 0.5
     while len(seconds) < 5 or (time.perf_counter() < deadline and len(seconds) < 500):
         start = time.perf_counter()

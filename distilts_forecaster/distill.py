@@ -18,7 +18,6 @@ from distilts_forecaster.students.linear import (
     WindowSums,
     choose,
     solve,
-    validation_errors,
 )
 from distilts_forecaster.windows import (
     PreparedSeries,
@@ -379,7 +378,7 @@ def _steepness(settings: Settings, weights: np.ndarray) -> float | None:
     if isinstance(settings.horizon_weights, str):
         return float(np.log(weights[-1] / weights[0]))
     given = settings.horizon_weights
-    return float(given) if np.isscalar(given) else None
+    return float(given) if isinstance(given, (int, float, np.number)) else None
 
 
 def _accumulate(
@@ -391,18 +390,14 @@ def _accumulate(
     the teacher's mean squared error on the windows with truth.
     """
     steps = settings.output_chunk_length
-    trial, other = (
-        _empty_sums(plans[0].series, settings, n) for n in (horizon or steps, steps)
-    )
+    trial, other = (_empty_sums(plans[0].series, settings, n) for n in (horizon or steps, steps))
     # Where trial windows have whole targets, the rest is summed apart and added.
     shared = trial.cross_truth.shape == other.cross_truth.shape
     squared_error, n_errors = 0.0, 0
     for plan in plans:
         series = plan.series
         # Targets that run past the end, for windows with part of the truth or none.
-        padded = np.pad(
-            series.values, ((0, settings.target_stop), (0, 0)), constant_values=np.nan
-        )
+        padded = np.pad(series.values, ((0, settings.target_stop), (0, 0)), constant_values=np.nan)
         used = [plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled]
         for origins in iterate_chunks(np.unique(np.concatenate(used)), series.raw.shape[1]):
             truth, labelled, trial_truth, trial_labelled = (np.isin(origins, u) for u in used)

@@ -6,19 +6,21 @@ import copy
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
+from darts.typing import TimeSeriesLike
 from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.serialization import add_safe_globals
 from darts.utils.utils import generate_index
 
 from distilts_forecaster.distill import Settings, TrainingSummary, distill
 from distilts_forecaster.labels import Labeller, open_store
-from distilts_forecaster.objective import HorizonWeights
+from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
 from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
@@ -35,8 +37,6 @@ from distilts_forecaster.validation import (
 from distilts_forecaster.windows import context_windows, iterate_chunks, prepare_series
 
 __all__ = ["DistilledForecaster"]
-
-TimeSeriesLike = TimeSeries | Sequence[TimeSeries]
 
 
 class DistilledForecaster(GlobalForecastingModel):
@@ -474,7 +474,8 @@ class DistilledForecaster(GlobalForecastingModel):
 
         A teacher given by name stays with the model. One given as an object (a
         function, a Darts model) is replaced by a reference: the loaded model
-        forecasts, and asks for the teacher when it is to be fitted again.
+        forecasts, and says that the teacher is missing when it is to be fitted
+        again. A function given as ``horizon_weights`` is replaced by its weights.
 
         Parameters
         ----------
@@ -486,14 +487,10 @@ class DistilledForecaster(GlobalForecastingModel):
             Passed to ``pickle.dump``.
         """
         portable = copy.copy(self)
-        teacher = self.model_params["teacher"]
-        if not isinstance(teacher, (str, TeacherReference)):
-            reference: Any = (
-                os.fspath(teacher)
-                if isinstance(teacher, os.PathLike)
-                else TeacherReference(teacher.info)
-            )
-            portable._model_params = {**self.model_params, "teacher": reference}
+        portable._model_params = _portable_parameters(self.model_params)
+        portable._settings = replace(
+            self._settings, horizon_weights=portable._model_params["horizon_weights"]
+        )
         super(DistilledForecaster, portable).save(path, clean=clean, **pkl_kwargs)
 
     @property
@@ -558,6 +555,21 @@ def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         name: value if name == "teacher" else copy.deepcopy(value)
         for name, value in parameters.items()
     }
+
+
+def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Replace what cannot or should not be saved: paths, functions, teachers."""
+    portable = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in parameters.items()
+    }
+    if not isinstance(portable["teacher"], (str, TeacherReference)):
+        portable["teacher"] = TeacherReference(portable["teacher"].info)
+    if callable(portable["horizon_weights"]):
+        horizon = parameters["output_chunk_length"]
+        weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
+        portable["horizon_weights"] = weights.tolist()
+    return portable
 
 
 def _like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:

@@ -204,7 +204,8 @@ class DiskStore:
         # A tenth at least: sorting by age is not to be done at every write.
         drop = max(int(excess / mean) + 1, count // 10)
         self._connection.execute(
-            "DELETE FROM labels WHERE key IN (SELECT key FROM labels ORDER BY used LIMIT ?)", (drop,)
+            "DELETE FROM labels WHERE key IN (SELECT key FROM labels ORDER BY used LIMIT ?)",
+            (drop,),
         )
 
     def lock(self, teacher: str) -> AbstractContextManager:

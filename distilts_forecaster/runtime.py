@@ -98,9 +98,7 @@ class LinearForecaster:
         windows = np.asarray(contexts, dtype=np.float64)
         given = windows.ndim
         if given not in (1, 2, 3):
-            raise ValueError(
-                f"contexts must be (L,), (L, C) or (N, L, C), got {given} dimensions."
-            )
+            raise ValueError(f"contexts must be (L,), (L, C) or (N, L, C), got {given} dimensions.")
         if given == 1:
             windows = windows[:, None]
         if given < 3:
@@ -113,8 +111,7 @@ class LinearForecaster:
             )
         if self.weights.shape[0] not in (1, components):
             raise ValueError(
-                f"This student was fitted on {self.weights.shape[0]} components, got "
-                f"{components}."
+                f"This student was fitted on {self.weights.shape[0]} components, got {components}."
             )
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {horizon}.")

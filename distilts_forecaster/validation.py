@@ -221,7 +221,7 @@ def check_series(
     given = [series] if single else list(series)
     if not given:
         raise ValueError(f"{name} is an empty list: pass at least one TimeSeries.")
-    values = []
+    values: list[np.ndarray] = []
     for i, one in enumerate(given):
         label = name if single else f"{name}[{i}]"
         if not isinstance(one, TimeSeries):

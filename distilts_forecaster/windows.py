@@ -144,6 +144,9 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
     centred = values - location
     # The largest deviation is divided out first: squares of 1e-200 vanish.
     largest = np.where(observed, np.abs(centred), 0.0).max(axis=0, initial=0.0)
+    # What rounding leaves of a constant is not a pattern.
+    largest[largest <= 8 * np.finfo(float).eps * np.abs(location)] = 0.0
+    centred = np.where(largest > 0, centred, 0.0 * centred)
     largest[largest == 0] = 1.0
     squares = np.where(observed, centred / largest, 0.0) ** 2
     spread = largest * np.sqrt(squares.sum(axis=0) / count)
@@ -233,9 +236,7 @@ def split_origins(
     return None
 
 
-def context_windows(
-    values: np.ndarray, origins: np.ndarray, input_chunk_length: int
-) -> np.ndarray:
+def context_windows(values: np.ndarray, origins: np.ndarray, input_chunk_length: int) -> np.ndarray:
     """Gather the contexts that end before ``origins``: (n, L, C)."""
     windows = np.lib.stride_tricks.sliding_window_view(values, input_chunk_length, axis=0)
     return windows[origins - input_chunk_length].transpose(0, 2, 1)

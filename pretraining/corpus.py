@@ -34,9 +34,7 @@ def _profile(rng: np.random.Generator, phase: np.ndarray) -> np.ndarray:
         decay = rng.uniform(0.5, 2.0)
         total = np.zeros_like(phase)
         for h in range(1, n_harmonics + 1):
-            total += (
-                rng.normal() / h**decay * np.sin(2 * np.pi * (h * phase + rng.random()))
-            )
+            total += rng.normal() / h**decay * np.sin(2 * np.pi * (h * phase + rng.random()))
         return total
     if kind < 0.85:  # one to three bumps
         total = np.zeros_like(phase)
@@ -85,7 +83,9 @@ def nested_seasonal(rng: np.random.Generator, length: int) -> np.ndarray:
     )
     level = rng.random()
     if level < 0.35:
-        series += rng.lognormal(-0.5, 0.8) * _smooth_noise(rng, length, 1 - 10 ** rng.uniform(-4, -1.5))
+        series += rng.lognormal(-0.5, 0.8) * _smooth_noise(
+            rng, length, 1 - 10 ** rng.uniform(-4, -1.5)
+        )
     elif level < 0.55:
         walk = np.cumsum(rng.normal(size=length))
         series += rng.lognormal(-0.5, 1.0) * walk / np.sqrt(length)

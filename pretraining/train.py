@@ -110,7 +110,10 @@ def calibrate(arrays: dict[str, np.ndarray], path: Path, seed: int) -> None:
     teacher = ExpertsTeacher(path)
     gate = np.concatenate([teacher.gate(part) for part in np.array_split(rows, 30)])
     residual = target - np.concatenate(
-        [teacher.point(p, g) for p, g in zip(np.array_split(rows, 30), np.array_split(gate, 30), strict=True)]
+        [
+            teacher.point(p, g)
+            for p, g in zip(np.array_split(rows, 30), np.array_split(gate, 30), strict=True)
+        ]
     )
     common = np.quantile(residual, LEVELS, axis=0).T
     member = gate.argmax(axis=1)
@@ -130,18 +133,18 @@ def calibrate(arrays: dict[str, np.ndarray], path: Path, seed: int) -> None:
 def main() -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=200, help="of about 1,800 windows each")
+    parser.add_argument("--batches", type=int, default=1200, help="of about 1,800 windows each")
     parser.add_argument("--experts", type=int, default=128)
-    parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--shrinkage", type=float, default=300.0, help="windows' worth of the common fit")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument(
+        "--shrinkage", type=float, default=300.0, help="windows' worth of the common fit"
+    )
     parser.add_argument("--ridge", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     start = time.perf_counter()
-    arrays = train(
-        args.batches, args.experts, args.rank, args.seed, args.shrinkage, args.ridge
-    )
+    arrays = train(args.batches, args.experts, args.rank, args.seed, args.shrinkage, args.ridge)
     calibrate(arrays, args.output, args.seed)
     megabytes = args.output.stat().st_size / 1e6
     print(f"{args.output}: {megabytes:.1f} MB, {time.perf_counter() - start:.0f} s")

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-
 __all__ = ["Choice", "Linear", "WindowSums", "choose", "solve", "validation_errors"]
 
 #: Ridge strengths tried, relative to the mean power of the features.
@@ -300,7 +299,7 @@ def choose(
         alone = float(all_errors[(likelihood[:, -1] + prior_ridge).argmin(), -1])
         errors, evidence = all_errors[:, :-1], likelihood[:, :-1]
         if teacher_error is not None:
-            ratio = min(1.0, alone / max(teacher_error, _TINY))
+            ratio = min(1.0, (alone + _TINY) / (teacher_error + _TINY))
     prior = np.array([_teacher_penalty(alpha, w, n_truth, ratio) for alpha, w in grid])
     scores = evidence + prior_ridge[:, None] + prior
     i, j = np.unravel_index(scores.argmin(), scores.shape)

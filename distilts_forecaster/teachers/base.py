@@ -13,7 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Teacher", "TeacherForecast", "TeacherInfo", "check_quantile_levels", "TeacherReference", "interpolate_quantiles"]
+__all__ = [
+    "Teacher",
+    "TeacherForecast",
+    "TeacherInfo",
+    "TeacherReference",
+    "check_quantile_levels",
+    "interpolate_quantiles",
+]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -130,9 +132,7 @@ class ChronosTeacher:
             n_parameters=_count_parameters(self.directory),
             native_horizon=_native_horizon(kind, chronos),
             longest_context=chronos.get("context_length"),
-            quantile_levels=(
-                tuple(quantiles) if quantiles else (0.01, 0.99)
-            ),
+            quantile_levels=(tuple(quantiles) if quantiles else (0.01, 0.99)),
         )
 
     @property
@@ -167,15 +167,19 @@ class ChronosTeacher:
             If chronos-forecasting is not installed.
         """
         check_quantile_levels(self.info, quantile_levels)
-        pipeline = self._load()
         n, length, components = contexts.shape
         if self._kind != "chronos2":
             contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
         step = max(1, ROWS_PER_BATCH // contexts.shape[2])
-        parts = [
-            self._forecast_batch(pipeline, contexts[start : start + step], horizon, quantile_levels)
-            for start in range(0, len(contexts), step)
-        ]
+        torch = _import_torch()
+        # Loading and sampling draw random numbers; the user's stay untouched.
+        with torch.random.fork_rng():
+            pipeline = self._load()
+            parts = []
+            for start in range(0, len(contexts), step):
+                torch.manual_seed(0)
+                batch = contexts[start : start + step]
+                parts.append(self._forecast_batch(pipeline, batch, horizon, quantile_levels))
         rows = np.concatenate(parts)  # (N * C, T, Q), ordered by window, then component
         shaped = rows.reshape(n, components, horizon, len(quantile_levels))
         return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
@@ -199,11 +203,9 @@ class ChronosTeacher:
             )
             return torch.cat(list(quantiles)).float().cpu().numpy()
         options = {} if self._kind == "bolt" else {"num_samples": T5_SAMPLES}
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            quantiles, _ = pipeline.predict_quantiles(
-                inputs[:, 0], prediction_length=horizon, quantile_levels=levels, **options
-            )
+        quantiles, _ = pipeline.predict_quantiles(
+            inputs[:, 0], prediction_length=horizon, quantile_levels=levels, **options
+        )
         return quantiles.float().cpu().numpy()
 
     def _load(self) -> Any:
@@ -212,22 +214,45 @@ class ChronosTeacher:
         if key in _loaded:
             _loaded.move_to_end(key)
             return _loaded[key]
-        try:
-            import torch
-            from chronos import BaseChronosPipeline
-        except ImportError as error:
-            raise ImportError(
-                "Chronos teachers need chronos-forecasting: "
-                'pip install "distilts-forecaster[chronos]"'
-            ) from error
+        torch = _import_torch()
+        from chronos import BaseChronosPipeline
+
         while len(_loaded) >= _MAX_LOADED:
             _loaded.popitem(last=False)
-        _loaded[key] = BaseChronosPipeline.from_pretrained(
-            str(self.directory),
-            device_map="cuda" if torch.cuda.is_available() else "cpu",
-            dtype="float32",
-        )
+        with _quiet_loading():
+            _loaded[key] = BaseChronosPipeline.from_pretrained(
+                str(self.directory),
+                device_map="cuda" if torch.cuda.is_available() else "cpu",
+                dtype="float32",
+            )
         return _loaded[key]
+
+
+def _import_torch() -> Any:
+    """Import torch, or say what to install."""
+    try:
+        import chronos  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            'Chronos teachers need chronos-forecasting: pip install "distilts-forecaster[chronos]"'
+        ) from error
+    return torch
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide the progress bar of loading weights where there is no terminal to draw on."""
+    from transformers.utils import logging
+
+    hide = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
 
 
 def from_hub(name: str) -> ChronosTeacher:

@@ -107,7 +107,7 @@ def describe(normalised: np.ndarray) -> np.ndarray:
         Autocorrelations at lags 1 to L / 2, then the square root of the
         periodogram at the Fourier frequencies above zero, of mean square one.
     """
-    n, length = normalised.shape
+    length = normalised.shape[1]
     power = np.abs(np.fft.rfft(normalised, 2 * length, axis=1)) ** 2
     autocovariance = np.fft.irfft(power, axis=1)[:, : length // 2 + 1]
     variance = np.maximum(autocovariance[:, :1], 1e-6 * length)

@@ -71,14 +71,14 @@ def _check_name(teacher: str | os.PathLike) -> None:
     name = os.fspath(teacher)
     if name == "bundled":
         return
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         if not is_chronos_directory(Path(name)):
             raise ValueError(
                 f"The directory {name!r} is not a teacher: it needs a config.json with a "
                 "chronos_config, and weights, as save_pretrained writes them."
             )
         return
-    if Path(name).exists():
+    if name and Path(name).exists():
         raise ValueError(
             f"The teacher {name!r} is a file; pass the directory that holds config.json and the "
             "weights."

@@ -1,0 +1,247 @@
+import numpy as np
+import pytest
+from conftest import seasonal
+
+from distilts_forecaster.distill import Settings, distill, plan_windows
+from distilts_forecaster.labels import Labeller, MemoryStore
+from distilts_forecaster.students import Linear
+from distilts_forecaster.windows import prepare_series
+
+L, T = 24, 6
+
+
+def fit(values, teacher=None, validation=None, **changes):
+    settings = Settings(L, T, **changes)
+    many = values if isinstance(values, list) else [values]
+    labeller = None if teacher is None else Labeller(teacher, MemoryStore(), settings.target_stop)
+    held_out = None if validation is None else [prepare_series(validation)]
+    return distill([prepare_series(v) for v in many], settings, labeller, held_out)
+
+
+def error(student, values):
+    origins = np.arange(L, len(values) - T)
+    contexts = np.stack([values[o - L : o] for o in origins])
+    targets = np.stack([values[o : o + T] for o in origins])
+    return ((student.predict(contexts) - targets) ** 2).mean()
+
+
+def test_a_periodic_series_is_learned_exactly():
+    values = seasonal(300, noise=0.0)
+    student = fit(values, student=Linear(ridge=1e-6)).student
+    assert error(student, seasonal(300, noise=0.0)) < 0.05 * values.var()
+
+
+def test_the_summary_counts_every_window(teacher):
+    result = fit([seasonal(200), seasonal(100, seed=1)], teacher)
+    summary = result.summary
+    assert summary.windows_seen == (200 - L - T + 1) + (100 - L - T + 1)
+    assert summary.windows_labelled == (200 - L + 1) + (100 - L + 1)  # no truth needed
+    assert summary.windows_labelled == teacher.n_asked
+    assert summary.labels_from_cache == 0
+    assert summary.windows_skipped == 0
+    assert summary.teacher == "counting|1|float32"
+    assert summary.validation_horizon == T
+    assert set(summary.seconds) == {"teacher", "sums", "choice", "solve"}
+
+
+def test_windows_with_missing_values_are_left_out_and_counted(teacher):
+    values = seasonal(200)
+    values[100] = np.nan
+    summary = fit(values, teacher).summary
+    assert summary.windows_skipped == L + T
+    assert summary.windows_seen == 200 - L - T + 1 - (L + T)
+    assert np.isfinite(fit(values, teacher).student.weights).all()
+
+
+def test_without_any_complete_window_the_reason_is_given():
+    values = seasonal(60)
+    values[::20] = np.nan
+    with pytest.raises(ValueError, match="No window of 30 steps is complete"):
+        fit(values)
+
+
+def test_no_weight_is_no_teacher(teacher):
+    values = seasonal(200)
+    alone = fit(values, student=Linear(ridge=0.1)).student
+    zero = fit(values, teacher, distillation_weight=0.0, student=Linear(ridge=0.1)).student
+    np.testing.assert_allclose(zero.weights, alone.weights, atol=1e-6)
+
+
+def test_weight_pulls_the_student_to_its_teacher(teacher):
+    values = seasonal(200, noise=1.0)
+    contexts = np.stack([values[o - L : o] for o in range(L, 200)])
+    labels = teacher.forecast(contexts, T, (0.5,)).quantiles[..., 0]
+    students = [
+        fit(values, teacher, distillation_weight=alpha, student=Linear(ridge=0.1)).student
+        for alpha in (0.1, 1.0, 10.0)
+    ]
+    distances = [((student.predict(contexts) - labels) ** 2).mean() for student in students]
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_steeper_weights_move_the_late_steps_to_the_teacher_and_the_early_ones_away(teacher):
+    values = seasonal(200, noise=1.0)
+    contexts = np.stack([values[o - L : o] for o in range(L, 200)])
+    labels = teacher.forecast(contexts, T, (0.5,)).quantiles[..., 0]
+
+    def profile(tau):
+        student = fit(
+            values, teacher, distillation_weight=1.0, horizon_weights=tau, student=Linear(ridge=0.1)
+        ).student
+        return ((student.predict(contexts) - labels) ** 2).mean(axis=(0, 2))
+
+    flat, steep = profile(0.0), profile(3.0)
+    assert steep[0] > flat[0]
+    assert steep[-1] < flat[-1]
+
+
+def test_what_is_held_out_does_not_touch_the_trial():
+    """Settings are tried on a student that knows nothing of the held-out values."""
+    values = seasonal(300, components=2)
+    settings = Settings(L, T)
+    plans, horizon = plan_windows([prepare_series(values)], settings)
+    plan = plans[0]
+    first_held_out_value = plan.validation.min()
+    assert plan.trial_truth.max() + horizon <= first_held_out_value
+    assert len(plan.trial_truth) + len(plan.validation) + horizon - 1 == len(plan.truth)
+
+
+def test_labels_on_trial_come_from_contexts_before_the_held_out_values(teacher):
+    settings = Settings(L, T)
+    labeller = Labeller(teacher, MemoryStore(), T)
+    plans, _ = plan_windows([prepare_series(seasonal(300))], settings, labeller)
+    assert plans[0].trial_labelled.max() <= plans[0].validation.min()
+    assert plans[0].labelled.max() == 300
+
+
+def test_a_history_too_short_to_split_is_fitted_all_the_same(teacher):
+    summary = fit(seasonal(L + T), teacher).summary
+    assert summary.windows_seen == 1
+    assert np.isfinite(summary.ridge)
+    assert summary.validation_horizon < T
+
+
+def test_a_short_history_is_validated_on_fewer_steps(teacher):
+    summary = fit(seasonal(L + T + 6), teacher).summary
+    assert 0 < summary.validation_horizon < T
+    assert summary.validation_error is not None
+
+
+def test_given_validation_series_choose_and_are_not_fitted_on(teacher):
+    values = seasonal(200)
+    first = fit(
+        values,
+        teacher,
+        validation=seasonal(100, seed=5),
+        student=Linear(ridge=0.1),
+        distillation_weight=1.0,
+        horizon_weights="auto",
+    )
+    again = fit(
+        values,
+        teacher,
+        student=Linear(ridge=0.1),
+        distillation_weight=1.0,
+        horizon_weights=first.summary.tau,
+    )
+    assert first.summary.windows_seen == again.summary.windows_seen
+    np.testing.assert_allclose(first.student.weights, again.student.weights, atol=1e-5)
+
+
+def test_the_budget_bounds_the_labels_and_keeps_its_windows_as_a_series_grows(teacher):
+    values = seasonal(400)
+    store = MemoryStore()
+
+    def labelled(n):
+        settings = Settings(L, T, label_budget=50)
+        labeller = Labeller(teacher, store, T)
+        distill([prepare_series(values[:n])], settings, labeller)
+        return labeller
+
+    assert labelled(300).n_labelled == 50
+    assert sum(labelled(n).n_labelled for n in range(301, 321)) < 15
+
+
+def test_the_budget_is_shared_by_all_series(teacher):
+    summary = fit([seasonal(200), seasonal(300, seed=1)], teacher, label_budget=40).summary
+    assert summary.windows_labelled == 40
+    assert summary.windows_seen == (200 - L - T + 1) + (300 - L - T + 1)
+
+
+def test_a_shift_leaves_a_gap(teacher):
+    values = seasonal(300, noise=0.0)
+    student = fit(values, output_chunk_shift=4, student=Linear(ridge=1e-6)).student
+    origin = 200
+    forecast = student.predict(values[origin - L : origin])
+    np.testing.assert_allclose(forecast, values[origin + 4 : origin + 4 + T], atol=0.1)
+    shifted = fit(values, teacher, output_chunk_shift=4).summary
+    assert shifted.windows_seen == 300 - L - T - 4 + 1
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_scales_and_offsets_change_nothing(teacher, scale, offset):
+    values = seasonal(200, components=2)
+    weights = fit(
+        values, teacher, distillation_weight=1.0, student=Linear(ridge=0.1)
+    ).student.weights
+    moved = fit(
+        (values + offset) * scale, teacher, distillation_weight=1.0, student=Linear(ridge=0.1)
+    ).student.weights
+    np.testing.assert_allclose(moved, weights, atol=2e-3)
+
+
+def test_a_constant_series_and_component_are_continued(teacher):
+    constant = fit(np.full((100, 1), 0.1), teacher).student
+    np.testing.assert_allclose(constant.predict(np.full((L, 1), 0.1)), 0.1)
+    mixed = np.column_stack([seasonal(200)[:, 0], np.full(200, 3.0)])
+    forecast = fit(mixed, teacher).student.predict(mixed[-L:])
+    np.testing.assert_allclose(forecast[:, 1], 3.0)
+
+
+def test_nearly_constant_windows_among_normal_ones_do_no_harm():
+    rng = np.random.default_rng(0)
+    values = seasonal(600)
+    flat = values.copy()
+    flat[100:200] = flat[100] + 1e-9 * rng.normal(size=(100, 1))
+    assert error(fit(flat).student, values) < 1.5 * error(fit(values).student, values)
+
+
+def test_series_of_any_scale_weigh_the_same():
+    """Two series with opposite patterns: neither decides because its numbers are larger."""
+    one, other = seasonal(300, noise=0.0), seasonal(300, period=5, noise=0.0)
+    even = fit([one, other], student=Linear(ridge=0.1)).student.weights
+    uneven = fit([1e6 * one, 1e-3 * other], student=Linear(ridge=0.1)).student.weights
+    np.testing.assert_allclose(even, uneven, atol=1e-3)
+
+
+def test_the_order_of_series_is_irrelevant(teacher):
+    one, other = seasonal(200), seasonal(150, seed=3)
+    first = fit([one, other], teacher)
+    second = fit([other, one], teacher)
+    assert first.summary.distillation_weight == second.summary.distillation_weight
+    np.testing.assert_allclose(first.student.weights, second.student.weights, atol=1e-5)
+
+
+def test_one_matrix_per_component_on_request(teacher):
+    values = np.column_stack([seasonal(300)[:, 0], seasonal(300, period=5)[:, 0]])
+    shared = fit(values, teacher)
+    own = fit(values, teacher, student=Linear(per_component=True))
+    assert shared.student.weights.shape == (1, L, T)
+    assert own.student.weights.shape == (2, L, T)
+    assert error(own.student, values) < error(shared.student, values)
+
+
+def test_memory_does_not_grow_with_the_series():
+    import tracemalloc
+
+    def peak(n):
+        prepared = [prepare_series(seasonal(n))]
+        tracemalloc.start()
+        distill(prepared, Settings(256, 32, student=Linear(ridge=0.1)))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    # 60,000 windows of 256 float32 are 61 MB.
+    assert peak(60_000) - peak(20_000) < 10e6

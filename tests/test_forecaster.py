@@ -1,0 +1,498 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CountingTeacher, seasonal
+from darts import TimeSeries
+from darts.metrics import mae
+from darts.models import LinearRegressionModel, NaiveSeasonal, RegressionEnsembleModel
+
+from distilts_forecaster import DistilledForecaster, FunctionTeacher, Linear
+
+L, T = 24, 6
+
+
+def series(n=200, components=1, seed=0, start="2024-01-01", freq="h"):
+    values = seasonal(n, components, seed=seed)
+    if start is None:
+        return TimeSeries.from_values(values)
+    times = pd.date_range(start, periods=n, freq=freq)
+    return TimeSeries.from_times_and_values(times, values)
+
+
+def make(teacher, **changes):
+    settings = {"input_chunk_length": L, "output_chunk_length": T, "cache_dir": False}
+    return DistilledForecaster(**(settings | {"teacher": teacher} | changes))
+
+
+def naive(contexts, horizon):
+    return np.repeat(contexts[:, -1:], horizon, axis=1)
+
+
+def last_of_two_axes(contexts, horizon):
+    return naive(contexts, horizon)[:, :, 0]
+
+
+@pytest.mark.parametrize("components", [1, 3])
+@pytest.mark.parametrize("start", [None, "2024-01-01"])
+@pytest.mark.parametrize("n", [1, T, 3 * T + 1])
+def test_predict_continues_the_series(teacher, components, start, n):
+    data = series(components=components, start=start)
+    forecast = make(teacher).fit(data).predict(n)
+    assert len(forecast) == n
+    assert forecast.start_time() == data.end_time() + data.freq
+    assert forecast.freq == data.freq
+    assert forecast.columns.equals(data.columns)
+    assert np.isfinite(forecast.values()).all()
+
+
+def test_the_forecast_is_close_to_what_comes(teacher):
+    data = series(400)
+    model = make(teacher).fit(data[:350])
+    assert mae(data, model.predict(50)) < 0.6 * mae(
+        data, NaiveSeasonal(K=1).fit(data[:350]).predict(50)
+    )
+
+
+def test_calendar_frequencies_are_kept(teacher):
+    data = series(freq="MS")
+    forecast = make(teacher).fit(data).predict(T)
+    assert forecast.time_index.equals(pd.date_range(data.end_time(), periods=T + 1, freq="MS")[1:])
+
+
+def test_components_static_covariates_and_dtype_are_carried_over(teacher):
+    data = series(components=2).with_static_covariates(pd.DataFrame({"site": [1.0, 2.0]}))
+    forecast = make(teacher).fit(data.astype(np.float32)).predict(T)
+    assert forecast.dtype == np.float32
+    pd.testing.assert_frame_equal(
+        forecast.static_covariates, data.static_covariates, check_dtype=False
+    )
+
+
+def test_several_series_are_forecast_as_one_by_one(teacher):
+    many = [series(seed=s) for s in range(3)]
+    model = make(teacher).fit(many)
+    together = model.predict(2 * T, series=many)
+    for one, forecast in zip(many, together, strict=True):
+        np.testing.assert_allclose(
+            model.predict(2 * T, series=one).values(), forecast.values(), rtol=1e-6
+        )
+    assert model.predict(T, series=[]) == []
+    with pytest.raises(ValueError, match="say which series"):
+        model.predict(T)
+
+
+def test_a_model_fitted_on_one_series_forecasts_another(teacher):
+    model = make(teacher).fit(series())
+    other = series(L, seed=7, start="2030-05-05")
+    assert model.predict(T, series=other).start_time() == other.end_time() + other.freq
+
+
+def test_a_shift_starts_later_and_forbids_feeding_back(teacher):
+    data = series()
+    model = make(teacher, output_chunk_shift=3).fit(data)
+    assert model.predict(T).start_time() == data.end_time() + 4 * data.freq
+    with pytest.raises(ValueError, match="shift"):
+        model.predict(T + 1)
+
+
+def test_fitting_twice_gives_the_same(teacher):
+    data = series()
+    first = make(teacher, random_state=1).fit(data).predict(T)
+    assert make(teacher, random_state=1).fit(data).predict(T) == first
+
+
+def test_what_comes_after_the_training_span_does_not_matter(teacher):
+    data = series(300)
+    changed = data.with_values(
+        np.where(np.arange(300)[:, None, None] < 200, data.all_values(), 99.0)
+    )
+    assert make(teacher).fit(data[:200]).predict(T) == make(teacher).fit(changed[:200]).predict(T)
+
+
+@pytest.mark.parametrize("last_points_only", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"forecast_horizon": T},
+        {"forecast_horizon": 2, "stride": 3},
+        {"forecast_horizon": 2 * T + 1, "stride": 5},
+        {"forecast_horizon": T, "overlap_end": True},
+        {"forecast_horizon": 3, "start": 0.5},
+        {"forecast_horizon": 3, "start": -20, "start_format": "position"},
+    ],
+)
+@pytest.mark.parametrize("start", [None, "2024-01-01"])
+def test_historical_forecasts_equal_predict_window_by_window(
+    teacher, options, last_points_only, start
+):
+    many = [series(components=2, start=start), series(150, components=2, seed=4, start=start)]
+    model = make(teacher).fit(many)
+    arguments = {"last_points_only": last_points_only, "retrain": False, **options}
+    fast = model.historical_forecasts(many, **arguments)
+    slow = model.historical_forecasts(many, enable_optimization=False, **arguments)
+    for one, other in zip(fast, slow, strict=True):
+        pairs = [(one, other)] if last_points_only else zip(one, other, strict=True)
+        for a, b in pairs:
+            assert a.time_index.equals(b.time_index)
+            assert a.columns.equals(b.columns)
+            np.testing.assert_allclose(a.values(), b.values(), rtol=1e-5, atol=1e-6)
+
+
+def test_historical_forecasts_with_a_shift_equal_predict(teacher):
+    data = series()
+    model = make(teacher, output_chunk_shift=2).fit(data)
+    arguments = {"forecast_horizon": T, "retrain": False, "stride": 4}
+    for last_points_only in (True, False):
+        fast, slow = (
+            model.historical_forecasts(
+                data, last_points_only=last_points_only, enable_optimization=e, **arguments
+            )
+            for e in (True, False)
+        )
+        fast, slow = ([f] if last_points_only else f for f in (fast, slow))
+        for a, b in zip(fast, slow, strict=True):
+            assert a.time_index.equals(b.time_index)
+            np.testing.assert_allclose(a.values(), b.values(), rtol=1e-5, atol=1e-6)
+
+
+def test_backtest_residuals_and_validation_length_work(teacher):
+    data = series(140)
+    model = make(teacher).fit(data[:100])
+    assert model.backtest(data, forecast_horizon=T, retrain=False, metric=mae) > 0
+    assert len(model.residuals(data, retrain=False)) > 50
+    refitted = make(teacher).historical_forecasts(
+        data,
+        forecast_horizon=T,
+        retrain=True,
+        start=-20,
+        start_format="position",
+        val_length=30,
+        stride=10,
+    )
+    assert np.isfinite(refitted.values()).all()
+
+
+GRID = {
+    "input_chunk_length": [L],
+    "output_chunk_length": [T],
+    "distillation_weight": [0.5, 1.0, 2.0, "auto"],
+    "horizon_weights": [0.0, 1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_grid_search_labels_each_window_once(tmp_path, n_jobs):
+    data = series(120)
+    asking = CountingTeacher(tmp_path / "asked.txt")
+    grid = GRID | {"teacher": [asking], "cache_dir": [str(tmp_path / "cache")]}
+    best, parameters, score = DistilledForecaster.gridsearch(
+        grid, data[:100], val_series=data[100:], metric=mae, n_jobs=n_jobs
+    )
+    assert asking.n_asked == 100 - L + 1
+    assert np.isfinite(score)
+    assert best.fit(data[:100]).training_summary_.windows_labelled == 0
+    assert parameters["teacher"] is asking
+
+
+def test_a_backtest_that_refits_asks_for_new_windows_only(tmp_path):
+    asking = CountingTeacher(tmp_path / "asked.txt")
+    model = make(asking, cache_dir=tmp_path / "cache")
+    data = series(120)
+    model.historical_forecasts(data, start=100, forecast_horizon=1, retrain=True, overlap_end=True)
+    # From 100 points (the first forecast) to 120: 21 refits, one new window each.
+    assert asking.n_asked == (100 - L + 1) + 20
+
+
+SECOND_PROCESS = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_forecaster import CountingTeacher, make, series
+model = make(CountingTeacher({log!r}), cache_dir={cache!r}).fit(series())
+print(model.training_summary_.windows_labelled, model.training_summary_.labels_from_cache)
+"""
+
+
+def test_a_second_process_finds_the_labels(tmp_path, request):
+    log, cache = str(tmp_path / "asked.txt"), str(tmp_path / "cache")
+    model = make(CountingTeacher(log), cache_dir=cache).fit(series())
+    code = SECOND_PROCESS.format(tests=str(request.path.parent), log=log, cache=cache)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["0", str(model.training_summary_.windows_labelled)]
+    assert CountingTeacher(log).n_asked == model.training_summary_.windows_labelled
+
+
+def test_a_bare_function_keeps_its_labels_in_the_process(tmp_path):
+    calls = []
+
+    def function(contexts, horizon):
+        calls.append(len(contexts))
+        return naive(contexts, horizon)
+
+    data = series()
+    make(function, cache_dir=tmp_path / "cache").fit(data)
+    model = make(function, cache_dir=tmp_path / "cache").fit(data)
+    assert sum(calls) == 200 - L + 1
+    model.untrained_model().fit(data)
+    assert sum(calls) == 200 - L + 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_cache_on_and_off_give_the_same_student(teacher, tmp_path):
+    data = series()
+    off = make(teacher, cache_dir=False).fit(data)
+    for _ in range(2):
+        on = make(teacher, cache_dir=tmp_path / "cache").fit(data)
+        np.testing.assert_array_equal(on.student_.weights, off.student_.weights)
+
+
+def test_an_interrupted_fit_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 10)
+    asking = CountingTeacher(tmp_path / "asked.txt")
+    forecast = asking.forecast
+
+    def interrupted(*arguments):
+        if asking.n_asked >= 50:
+            raise KeyboardInterrupt
+        return forecast(*arguments)
+
+    asking.forecast = interrupted
+    model = make(asking, cache_dir=tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(series())
+    with pytest.raises(ValueError, match="must be fit"):
+        model.predict(T)
+    asking.forecast = forecast
+    summary = model.fit(series()).training_summary_
+    assert (summary.labels_from_cache, summary.windows_labelled) == (50, 200 - L + 1 - 50)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_saving_and_loading_is_the_identity(teacher, tmp_path, clean):
+    data = series(components=2)
+    model = make(teacher).fit(data)
+    model.save(tmp_path / "model.pkl", clean=clean)
+    loaded = DistilledForecaster.load(tmp_path / "model.pkl")
+    assert loaded.predict(2 * T, series=data) == model.predict(2 * T)
+    assert loaded.training_summary_ == model.training_summary_
+    assert (loaded.training_series is None) == clean
+    with pytest.raises(ValueError, match="not saved with the model"):
+        loaded.fit(series(components=2, seed=9))
+    assert model.fit(data).predict(T) == loaded.predict(T, series=data)
+
+
+def test_a_saved_model_with_a_named_teacher_can_be_fitted_again(tmp_path):
+    data = series(300)
+    model = make("bundled").fit(data)
+    model.save(tmp_path / "model.pkl")
+    assert DistilledForecaster.load(tmp_path / "model.pkl").fit(data).predict(T) == model.predict(T)
+
+
+def test_a_saved_model_holds_neither_teacher_nor_labels(tmp_path):
+    model = make("bundled").fit(series(300))
+    model.save(tmp_path / "model.pkl", clean=True)
+    assert (tmp_path / "model.pkl").stat().st_size < model.student_.weights.nbytes + 8000
+
+
+def test_a_saved_model_can_also_be_made_from_a_function(tmp_path):
+    model = make(lambda contexts, horizon: naive(contexts, horizon)).fit(series())
+    model.save(tmp_path / "model.pkl")
+    assert DistilledForecaster.load(tmp_path / "model.pkl").predict(T) == model.predict(T)
+
+
+def test_functions_and_paths_among_the_settings_can_be_saved(teacher, tmp_path):
+    model = make(teacher, horizon_weights=lambda T: np.ones(T), cache_dir=tmp_path / "cache")
+    model.fit(series()).save(tmp_path / "model.pkl")
+    loaded = DistilledForecaster.load(tmp_path / "model.pkl")
+    assert loaded.predict(T) == model.predict(T)
+    assert loaded.model_params["horizon_weights"] == [1.0] * T
+    assert callable(model.model_params["horizon_weights"])
+
+
+def test_untrained_copies_share_the_teacher_and_nothing_else(teacher):
+    model = make(teacher, horizon_weights=[1.0] * T).fit(series())
+    copy = model.untrained_model()
+    assert copy.model_params["teacher"] is teacher
+    assert copy.model_params["horizon_weights"] is not model.model_params["horizon_weights"]
+    assert not copy._fit_called
+
+
+def test_predict_asks_no_teacher_and_changes_nothing(teacher):
+    model = make(teacher).fit(series())
+    asked, before = teacher.n_asked, pickle.dumps(model.student_)
+    model.predict(3 * T)
+    assert teacher.n_asked == asked
+    assert pickle.dumps(model.student_) == before
+
+
+def test_no_teacher_is_asked_where_it_has_no_weight(teacher):
+    model = make(teacher, distillation_weight=0).fit(series())
+    assert teacher.n_asked == 0
+    assert model.training_summary_.teacher is None
+
+
+def test_a_darts_model_can_teach():
+    data = series(300)
+    fitted = LinearRegressionModel(lags=L, output_chunk_length=T).fit(data)
+    model = make(fitted).fit(data)
+    assert model.training_summary_.windows_labelled == 300 - L + 1
+    assert model.untrained_model().fit(data).training_summary_.labels_from_cache == 300 - L + 1
+
+
+def test_the_model_works_inside_an_ensemble(teacher):
+    data = series(300)
+    ensemble = RegressionEnsembleModel(
+        [make(teacher), LinearRegressionModel(lags=L)], regression_train_n_points=20
+    ).fit(data)
+    assert len(ensemble.predict(2 * T)) == 2 * T
+
+
+def test_validation_series_are_taken(teacher):
+    data = series(300)
+    summary = make(teacher).fit(data[:200], val_series=data[200 - L :]).training_summary_
+    assert summary.windows_seen == 200 - L - T + 1
+    assert summary.validation_horizon == T
+
+
+def test_printing_says_what_is_not_default(teacher):
+    assert "input_chunk_length=24" in str(make(teacher))
+    assert "distillation_weight=auto" in repr(make(teacher))
+
+
+BAD_SETTINGS = [
+    ({"input_chunk_length": 0}, ValueError, "input_chunk_length must be at least 1, got 0"),
+    ({"output_chunk_length": 1.5}, TypeError, "output_chunk_length must be an integer"),
+    ({"output_chunk_shift": -1}, ValueError, "output_chunk_shift must be at least 0"),
+    ({"input_chunk_length": True}, TypeError, "input_chunk_length"),
+    ({"teacher": "nobody"}, ValueError, "Unknown teacher 'nobody'.*\"bundled\".*amazon/chronos-2"),
+    ({"teacher": "../nowhere/at/all"}, ValueError, "Unknown teacher"),
+    ({"teacher": 3}, TypeError, "teacher must be"),
+    ({"student": "transformer"}, ValueError, 'Unknown student .*Known students: "linear"'),
+    ({"student": 1}, TypeError, "student must be"),
+    ({"distillation_weight": -0.1}, ValueError, "at least 0, got -0.1"),
+    ({"distillation_weight": np.nan}, ValueError, "distillation_weight"),
+    ({"distillation_weight": "much"}, ValueError, "distillation_weight"),
+    ({"distillation_weight": None}, TypeError, "distillation_weight"),
+    ({"horizon_weights": [1.0, 2.0]}, ValueError, "one weight for each of the 6 steps"),
+    ({"horizon_weights": [1.0] * 5 + [-1.0]}, ValueError, "got -1.0 at step 5"),
+    ({"horizon_weights": "steep"}, TypeError, "horizon_weights"),
+    ({"alignment": "factorised"}, ValueError, "the linear student has none"),
+    ({"alignment": "other"}, ValueError, 'alignment must be "auto"'),
+    ({"alignment_weight": -1}, ValueError, "alignment_weight"),
+    ({"label_budget": 0}, ValueError, "label_budget must be at least 1"),
+    ({"cache_dir": 3}, TypeError, "cache_dir"),
+    ({"cache_dir": __file__}, ValueError, "cache_dir must be a directory"),
+    ({"quantiles": [0.1, 0.9]}, ValueError, "quantiles=None"),
+    ({"add_encoders": {"cyclic": {"future": ["hour"]}}}, ValueError, "add_encoders=None"),
+    ({"random_state": "seed"}, TypeError, "random_state"),
+]
+
+
+@pytest.mark.parametrize(("settings", "kind", "message"), BAD_SETTINGS)
+def test_bad_settings_are_refused_at_once(teacher, settings, kind, message):
+    with pytest.raises(kind, match=message):
+        make(**({"teacher": teacher} | settings))
+
+
+def with_value(value, where=slice(50, 60)):
+    values = seasonal(200)
+    values[where] = value
+    return TimeSeries.from_values(values)
+
+
+BAD_SERIES = [
+    (lambda: series(L + T - 1), ValueError, "has 29 points, at least 30 are needed"),
+    (lambda: [series(), series(10)], ValueError, r"series\[1\] has 10 points"),
+    (lambda: with_value(np.nan, slice(None)), ValueError, "has no values at all"),
+    (lambda: with_value(np.inf), ValueError, "has 10 infinite values"),
+    (lambda: [series(), series(components=2)], ValueError, r"series\[1\] has 2 components"),
+    (list, ValueError, "empty list"),
+    (lambda: [series(), "no series"], TypeError, r"series\[1\] must be a darts TimeSeries"),
+    (lambda: seasonal(100), TypeError, "TimeSeries.from_dataframe"),
+    (lambda: "series", TypeError, "must be a darts TimeSeries"),
+    (
+        lambda: TimeSeries.from_values(np.random.default_rng(0).normal(size=(100, 1, 5))),
+        ValueError,
+        "holds 5 samples",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "kind", "message"), BAD_SERIES)
+def test_bad_series_are_refused_before_the_teacher_is_asked(teacher, data, kind, message):
+    with pytest.raises(kind, match=message):
+        make(teacher).fit(data())
+    assert teacher.n_asked == 0
+
+
+def test_bad_validation_series_are_refused_before_the_teacher_is_asked(teacher):
+    with pytest.raises(ValueError, match="val_series has 20 points"):
+        make(teacher).fit(series(), val_series=series(20))
+    with pytest.raises(ValueError, match="val_series has 2 components, expected 1"):
+        make(teacher).fit(series(), val_series=series(components=2))
+    assert teacher.n_asked == 0
+
+
+def test_bad_requests_are_refused(teacher):
+    data = series()
+    with pytest.raises(ValueError, match="must be fit"):
+        make(teacher).predict(T)
+    model = make(teacher).fit(data)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="n must be at least 1"):
+            model.predict(n)
+    with pytest.raises(TypeError, match="n must be an integer"):
+        model.predict(1.0)
+    with pytest.raises(ValueError, match="has 10 points"):
+        model.predict(T, series=series(10))
+    with pytest.raises(ValueError, match="2 components"):
+        model.predict(T, series=series(components=2))
+    with pytest.raises(ValueError, match="num_samples"):
+        model.predict(T, num_samples=10)
+    with pytest.raises(ValueError, match="covariates"):
+        model.predict(T, past_covariates=data)
+    with pytest.raises(ValueError, match="covariates"):
+        model.fit(data, future_covariates=data)
+    with pytest.raises(ValueError, match="likelihood"):
+        model.predict(T, predict_likelihood_parameters=True)
+    gap = with_value(np.nan, slice(195, 197))
+    with pytest.raises(ValueError, match="2 missing or infinite values in its last 24 steps"):
+        model.predict(T, series=gap)
+    with pytest.raises(ValueError, match="missing or infinite"):
+        model.historical_forecasts(gap, retrain=False)
+
+
+def test_a_function_of_the_wrong_shape_is_told_what_was_expected():
+    with pytest.raises(ValueError, match=r"expected \(windows, horizon, components\)"):
+        make(last_of_two_axes).fit(series())
+
+
+def test_gaps_in_the_history_are_left_out(teacher):
+    model = make(teacher).fit(with_value(np.nan))
+    assert model.training_summary_.windows_skipped == L + T - 1 + 10
+    assert np.isfinite(model.predict(T).values()).all()
+
+
+def test_named_functions_keep_their_labels_on_disk(tmp_path):
+    data = series()
+    named = FunctionTeacher(naive, name="last value", revision="1")
+    assert make(named, cache_dir=tmp_path).fit(data).training_summary_.windows_labelled > 0
+    again = FunctionTeacher(naive, name="last value", revision="1")
+    assert make(again, cache_dir=tmp_path).fit(data).training_summary_.windows_labelled == 0
+
+
+def test_student_settings_are_taken(teacher):
+    model = make(teacher, student=Linear(per_component=True, ridge=0.5)).fit(series(components=2))
+    assert model.student_.weights.shape == (2, L, T)
+    assert model.training_summary_.ridge == 0.5
+
+
+def test_progress_is_shown_on_request_only(teacher, capsys):
+    make(teacher, verbose=False).fit(series())
+    make(teacher).fit(series(seed=1))  # not a terminal
+    assert capsys.readouterr().err == ""
+    make(teacher, verbose=True).fit(series(seed=2))
+    assert "labelling" in capsys.readouterr().err

@@ -1,0 +1,245 @@
+import multiprocessing
+import sqlite3
+import zlib
+
+import numpy as np
+import pytest
+from conftest import CountingTeacher
+
+from distilts_forecaster.labels import DiskStore, Labeller, MemoryStore, open_store
+from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
+
+H = 4
+
+
+def windows(n, seed=0, components=1):
+    return np.random.default_rng(seed).normal(size=(n, 12, components)).astype(np.float32)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request, tmp_path):
+    made = MemoryStore() if request.param == "memory" else DiskStore(tmp_path / "store")
+    yield made
+    made.close()
+
+
+def test_a_window_is_labelled_once(store, teacher):
+    contexts = windows(10)
+    first = Labeller(teacher, store, H)
+    labels = first.label(contexts)
+    assert (first.n_labelled, first.n_from_cache, teacher.n_asked) == (10, 0, 10)
+    second = Labeller(teacher, store, H)
+    np.testing.assert_array_equal(
+        second.label(np.concatenate([contexts, windows(2, 1)]))[:10], labels
+    )
+    assert (second.n_labelled, second.n_from_cache, teacher.n_asked) == (2, 10, 12)
+
+
+def test_the_same_window_twice_in_a_batch_is_one_label(store, teacher):
+    contexts = np.repeat(windows(1), 5, axis=0)
+    labels = Labeller(teacher, store, H).label(contexts)
+    assert teacher.n_asked == 1
+    np.testing.assert_array_equal(labels, np.repeat(labels[:1], 5, axis=0))
+
+
+def test_cached_labels_are_those_of_the_teacher(store, teacher):
+    contexts = windows(7, components=2)
+    expected = teacher.forecast(contexts, H, (0.5,)).quantiles
+    for _ in range(2):
+        np.testing.assert_array_equal(Labeller(teacher, store, H).label(contexts), expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"horizon": H + 1},
+        {"quantile_levels": (0.1, 0.5)},
+        {"teacher": {"revision": "2"}},
+        {"teacher": {"name": "else"}},
+    ],
+)
+def test_whatever_a_label_depends_on_is_in_its_key(store, teacher, tmp_path, other):
+    contexts = windows(3)
+    Labeller(teacher, store, H).label(contexts)
+    if "teacher" in other:
+        other = {"teacher": CountingTeacher(tmp_path / "other.txt", **other["teacher"])}
+    arguments = {"teacher": teacher, "store": store, "horizon": H} | other
+    labeller = Labeller(**arguments)
+    labeller.label(contexts)
+    assert labeller.n_labelled == 3
+
+
+def test_missing_values_are_the_same_whatever_their_bits(store, teacher):
+    contexts = windows(1)
+    contexts[0, :3] = np.nan
+    other_bits = contexts.copy()
+    other_bits.view(np.uint32)[0, :3] ^= 0x80000001
+    assert Labeller(teacher, store, H).keys(contexts) == Labeller(teacher, store, H).keys(
+        other_bits
+    )
+
+
+def test_shape_is_part_of_the_key(store, teacher):
+    labeller = Labeller(teacher, store, H)
+    assert labeller.keys(np.zeros((1, 6, 2), np.float32)) != labeller.keys(
+        np.zeros((1, 12, 1), np.float32)
+    )
+
+
+class Answering:
+    """A teacher that answers with a fixed array."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.info = TeacherInfo("answering", "1")
+
+    def forecast(self, contexts, horizon, quantile_levels):
+        return TeacherForecast(self.answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (np.zeros((2, H, 1, 2)), r"returned forecasts of shape \(2, 4, 1, 2\), expected"),
+        (np.full((2, H, 1, 1), np.nan), "8 forecasts that are NaN"),
+        (np.full((2, H, 1, 1), np.inf), "NaN or infinite"),
+    ],
+)
+def test_bad_labels_are_refused_and_not_kept(store, answer, message):
+    labeller = Labeller(Answering(answer), store, H)
+    with pytest.raises(ValueError, match=message):
+        labeller.label(windows(2))
+    assert store.get(labeller.keys(windows(2))) == {}
+
+
+def test_an_interruption_keeps_the_labels_made_so_far(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 4)
+    forecast = teacher.forecast
+
+    def interrupted(contexts, horizon, quantile_levels):
+        if teacher.n_asked >= 8:
+            raise KeyboardInterrupt
+        return forecast(contexts, horizon, quantile_levels)
+
+    store = DiskStore(tmp_path / "store")
+    teacher.forecast = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        Labeller(teacher, store, H).label(windows(20))
+    teacher.forecast = forecast
+    again = Labeller(teacher, DiskStore(tmp_path / "store"), H)
+    again.label(windows(20))
+    assert (again.n_from_cache, again.n_labelled) == (8, 12)
+
+
+def rewrite(path, change):
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE labels SET value = substr(value, 1, 7)",  # torn
+        "UPDATE labels SET value = zeroblob(length(value))",  # overwritten
+        "UPDATE labels SET checksum = 0",
+    ],
+)
+def test_a_damaged_entry_is_labelled_again(tmp_path, teacher, change):
+    store = DiskStore(tmp_path / "store")
+    labels = Labeller(teacher, store, H).label(windows(5))
+    store.close()
+    rewrite(store.path, change)
+    again = Labeller(teacher, DiskStore(tmp_path / "store"), H)
+    np.testing.assert_array_equal(again.label(windows(5)), labels)
+    assert again.n_labelled == 5
+
+
+def test_an_entry_of_another_size_is_labelled_again(tmp_path, teacher):
+    store = DiskStore(tmp_path / "store")
+    labeller = Labeller(teacher, store, H)
+    foreign = b"not a label of this shape"
+    store.put(dict.fromkeys(labeller.keys(windows(3)), foreign))
+    labeller.label(windows(3))
+    assert labeller.n_labelled == 3
+    assert zlib.crc32(foreign)  # the entry itself was whole
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no database" * 100])
+def test_a_file_that_is_no_database_is_replaced(tmp_path, teacher, content):
+    (tmp_path / "labels.sqlite").write_bytes(content)
+    if content:
+        with pytest.warns(UserWarning, match="damaged"):
+            store = DiskStore(tmp_path)
+    else:
+        store = DiskStore(tmp_path)
+    Labeller(teacher, store, H).label(windows(3))
+    assert teacher.n_asked == 3
+
+
+def test_a_database_damaged_under_way_is_replaced(tmp_path, teacher):
+    store = DiskStore(tmp_path)
+    Labeller(teacher, store, H).label(windows(300))
+    store.close()
+    raw = bytearray(store.path.read_bytes())
+    raw[4096:] = bytes(len(raw) - 4096)  # the first page, with the schema, survives
+    store.path.write_bytes(raw)
+    damaged = DiskStore(tmp_path)
+    with pytest.warns(UserWarning, match="damaged"):
+        labels = Labeller(teacher, damaged, H).label(windows(300))
+    np.testing.assert_array_equal(labels, teacher.forecast(windows(300), H, (0.5,)).quantiles)
+
+
+def entries(first, last, size=1000):
+    return {i.to_bytes(16, "big"): bytes([i % 256]) * size for i in range(first, last)}
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_the_least_recently_used_go_first_and_the_size_is_bounded(tmp_path, kind):
+    bound = 400_000
+    store = MemoryStore(bound) if kind == "memory" else DiskStore(tmp_path, bound)
+    early = list(entries(0, 50))
+    for start in range(0, 2000, 50):
+        store.put(entries(start, start + 50))
+        assert len(store.get(early)) == 50  # used all the time: stays
+    assert len(store.get(list(entries(50, 100)))) == 0
+    assert len(store.get(list(entries(1950, 2000)))) == 50
+    if kind == "disk":
+        store.close()
+        assert store.path.stat().st_size < 1.5 * bound
+
+
+def label_in_process(log, directory, barrier):
+    labeller = Labeller(CountingTeacher(log), DiskStore(directory), H)
+    barrier.wait()
+    labeller.label(windows(600))
+
+
+def test_processes_that_start_together_label_each_window_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    arguments = (tmp_path / "asked.txt", tmp_path / "store", barrier)
+    workers = [context.Process(target=label_in_process, args=arguments) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert CountingTeacher(tmp_path / "asked.txt").n_asked == 600
+
+
+def test_a_teacher_without_identity_keeps_its_labels_in_the_process(tmp_path):
+    lasting = FunctionTeacher(lambda c, h: c[:, :h], name="first values", revision="1")
+    passing = FunctionTeacher(lambda c, h: c[:, :h])
+    assert passing.info.revision is None
+    assert lasting.info.revision == "1"
+    assert isinstance(open_store(tmp_path, lasting=False), MemoryStore)
+    assert isinstance(open_store(tmp_path, lasting=True), DiskStore)
+    assert open_store(False, lasting=True) is open_store(None, lasting=False)
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="writable cache_dir"):
+        store = open_store(tmp_path / "file" / "cache", lasting=True)
+    assert isinstance(store, MemoryStore)

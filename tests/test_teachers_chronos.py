@@ -1,0 +1,214 @@
+"""Chronos adapters on tiny models with random weights, saved as the hub's are."""
+
+import numpy as np
+import pytest
+from conftest import seasonal
+
+pytest.importorskip("chronos", reason="needs the extra chronos")
+import torch
+from chronos import BaseChronosPipeline
+from darts import TimeSeries
+
+from distilts_forecaster import DistilledForecaster
+from distilts_forecaster.teachers import chronos as adapter
+from distilts_forecaster.teachers import load_teacher
+
+LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def save_bolt(directory):
+    from chronos.chronos_bolt import ChronosBoltModelForForecasting
+    from transformers import T5Config
+
+    config = T5Config(
+        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
+        vocab_size=2, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        initializer_factor=0.05, is_encoder_decoder=True,
+    )  # fmt: skip
+    config.chronos_config = {
+        "context_length": 64, "prediction_length": 16, "input_patch_size": 8,
+        "input_patch_stride": 8, "quantiles": LEVELS, "use_reg_token": True,
+    }  # fmt: skip
+    config.architectures = ["ChronosBoltModelForForecasting"]
+    config.chronos_pipeline_class = "ChronosBoltPipeline"
+    ChronosBoltModelForForecasting(config).save_pretrained(directory)
+
+
+def save_chronos2(directory):
+    from chronos.chronos2 import Chronos2Model
+    from chronos.chronos2.config import Chronos2CoreConfig
+
+    config = Chronos2CoreConfig(
+        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=2, pad_token_id=0,
+        chronos_config={
+            "context_length": 128, "input_patch_size": 8, "input_patch_stride": 8,
+            "output_patch_size": 8, "max_output_patches": 8, "use_reg_token": True,
+            "use_arcsinh": True, "time_encoding_scale": 128,
+            "quantiles": [0.01, 0.05, *LEVELS, 0.95, 0.99],
+        },
+    )  # fmt: skip
+    config.architectures = ["Chronos2Model"]
+    config.chronos_pipeline_class = "Chronos2Pipeline"
+    Chronos2Model(config).save_pretrained(directory)
+
+
+def save_t5(directory):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
+        vocab_size=64, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    config.chronos_config = {
+        "tokenizer_class": "MeanScaleUniformBins",
+        "tokenizer_kwargs": {"low_limit": -15.0, "high_limit": 15.0},
+        "n_tokens": 64, "n_special_tokens": 2, "pad_token_id": 0, "eos_token_id": 1,
+        "use_eos_token": True, "model_type": "seq2seq", "context_length": 64,
+        "prediction_length": 16, "num_samples": 20, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
+    }  # fmt: skip
+    config.architectures = ["T5ForConditionalGeneration"]
+    T5ForConditionalGeneration(config).save_pretrained(directory)
+
+
+SAVE = {"bolt": save_bolt, "chronos2": save_chronos2, "t5": save_t5}
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    torch.manual_seed(0)
+    made = {}
+    for kind, save in SAVE.items():
+        made[kind] = tmp_path_factory.mktemp(kind)
+        save(made[kind])
+    return made
+
+
+@pytest.fixture(params=list(SAVE))
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def chronos_teacher(directories, kind):
+    return load_teacher(directories[kind])
+
+
+CONTEXTS = seasonal(5 * 48, components=2).reshape(5, 48, 2).astype(np.float32)
+
+
+def test_it_says_who_it_is_without_loading_weights(chronos_teacher, kind, directories, monkeypatch):
+    monkeypatch.setattr(BaseChronosPipeline, "from_pretrained", None)
+    info = load_teacher(directories[kind]).info
+    assert info.revision == chronos_teacher.info.revision
+    assert info.dtype == "float32"
+    assert info.n_parameters > 1000
+    assert info.native_horizon == {"bolt": 16, "chronos2": 64, "t5": 16}[kind]
+    assert info.longest_context == {"bolt": 64, "chronos2": 128, "t5": 64}[kind]
+
+
+def test_other_weights_are_another_teacher(tmp_path):
+    revisions = set()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_bolt(tmp_path)
+        revisions.add(load_teacher(tmp_path).info.revision)
+    assert len(revisions) == 2
+
+
+def test_the_licence_is_read_from_the_model_card(directories, tmp_path):
+    assert load_teacher(directories["bolt"]).info.licence is None
+    save_bolt(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert load_teacher(tmp_path).info.licence == "apache-2.0"
+
+
+@pytest.mark.parametrize("horizon", [8, 16, 24])
+def test_forecasts_are_those_of_the_bare_pipeline(chronos_teacher, kind, directories, horizon):
+    levels = (0.1, 0.5, 0.9)
+    ours = chronos_teacher.forecast(CONTEXTS, horizon, levels).quantiles
+    assert ours.shape == (5, horizon, 2, 3)
+    pipeline = BaseChronosPipeline.from_pretrained(directories[kind], dtype="float32")
+    torch.manual_seed(0)
+    if kind == "chronos2":
+        theirs, _ = pipeline.predict_quantiles(
+            torch.from_numpy(CONTEXTS.transpose(0, 2, 1).copy()), horizon, list(levels)
+        )
+        theirs = np.stack([t.numpy() for t in theirs]).transpose(0, 2, 1, 3)
+    else:
+        rows = torch.from_numpy(CONTEXTS.transpose(0, 2, 1).reshape(10, 48).copy())
+        options = {"num_samples": 20} if kind == "t5" else {}
+        theirs, _ = pipeline.predict_quantiles(
+            rows, prediction_length=horizon, quantile_levels=list(levels), **options
+        )
+        theirs = theirs.numpy().reshape(5, 2, horizon, 3).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_windows_do_not_see_each_other(directories):
+    for kind in ("bolt", "chronos2"):
+        teacher = load_teacher(directories[kind])
+        batch = teacher.forecast(CONTEXTS, 8, (0.5,)).quantiles
+        single = np.concatenate([teacher.forecast(c[None], 8, (0.5,)).quantiles for c in CONTEXTS])
+        np.testing.assert_allclose(batch, single, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_are_bounded(chronos_teacher, kind, monkeypatch):
+    whole = chronos_teacher.forecast(CONTEXTS, 8, (0.5,)).quantiles
+    sizes = []
+    inner = adapter.ChronosTeacher._forecast_batch
+
+    def spy(self, pipeline, contexts, horizon, levels):
+        sizes.append(contexts.shape[0] * contexts.shape[2])
+        return inner(self, pipeline, contexts, horizon, levels)
+
+    monkeypatch.setattr(adapter.ChronosTeacher, "_forecast_batch", spy)
+    monkeypatch.setattr(adapter, "ROWS_PER_BATCH", 4)
+    parts = chronos_teacher.forecast(CONTEXTS, 8, (0.5,)).quantiles
+    assert max(sizes) <= 4
+    if kind != "t5":  # samples depend on the batch
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_missing_values_are_passed_on(chronos_teacher):
+    gappy = CONTEXTS.copy()
+    gappy[:, 3:9] = np.nan
+    assert np.isfinite(chronos_teacher.forecast(gappy, 8, (0.5,)).quantiles).all()
+
+
+def test_labels_are_reproducible_and_leave_the_random_state_alone(chronos_teacher):
+    adapter._loaded.clear()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = chronos_teacher.forecast(CONTEXTS, 8, (0.5,)).quantiles
+    assert torch.equal(torch.rand(3), expected)
+    np.testing.assert_array_equal(first, chronos_teacher.forecast(CONTEXTS, 8, (0.5,)).quantiles)
+
+
+def test_levels_outside_the_models_range_are_refused(directories):
+    with pytest.raises(ValueError, match="levels from 0.1 to 0.9"):
+        load_teacher(directories["bolt"]).forecast(CONTEXTS, 8, (0.05,))
+    assert load_teacher(directories["chronos2"]).forecast(CONTEXTS, 8, (0.05,)) is not None
+
+
+def test_at_most_one_model_stays_loaded(directories):
+    for name in SAVE:
+        load_teacher(directories[name]).forecast(CONTEXTS, 8, (0.5,))
+        load_teacher(directories[name]).forecast(CONTEXTS, 8, (0.5,))
+        assert len(adapter._loaded) == 1
+
+
+def test_a_forecaster_learns_from_a_directory_and_loads_it_only_once(
+    directories, kind, tmp_path, monkeypatch
+):
+    data = TimeSeries.from_values(seasonal(120))
+    model = DistilledForecaster(32, 8, teacher=directories[kind], cache_dir=tmp_path / "cache")
+    adapter._loaded.clear()
+    assert model.fit(data).training_summary_.windows_labelled == 120 - 32 + 1
+    adapter._loaded.clear()
+    monkeypatch.setattr(BaseChronosPipeline, "from_pretrained", None)  # would fail if called
+    again = model.untrained_model().fit(data)
+    assert again.training_summary_.labels_from_cache == 120 - 32 + 1
+    assert again.predict(8) == model.predict(8)
+    model.save(tmp_path / "model.pkl")
+    assert DistilledForecaster.load(tmp_path / "model.pkl").predict(8) == model.predict(8)

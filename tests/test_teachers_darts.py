@@ -1,0 +1,122 @@
+import copy
+
+import numpy as np
+import pytest
+from conftest import seasonal
+from darts import TimeSeries
+from darts.models import ExponentialSmoothing, LinearRegressionModel, NaiveSeasonal
+
+from distilts_forecaster.teachers import load_teacher
+from distilts_forecaster.teachers.darts import DartsTeacher
+
+DATA = seasonal(300, components=2).astype(np.float32)
+CONTEXTS = np.stack([DATA[o - 24 : o] for o in range(24, 60, 6)])
+
+
+def fitted(components=1, **options):
+    values = DATA[:, :components]
+    return LinearRegressionModel(lags=12, output_chunk_length=4, **options).fit(
+        TimeSeries.from_values(values)
+    )
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("horizon", [3, 10])
+def test_labels_are_the_models_forecasts(components, horizon):
+    model = fitted(components)
+    labels = load_teacher(model).forecast(CONTEXTS, horizon, (0.5,)).quantiles
+    assert labels.shape == (6, horizon, 2, 1)
+    for window, label in zip(CONTEXTS, labels[..., 0], strict=True):
+        for c in range(2):
+            one = window if components == 2 else window[:, c : c + 1]
+            expected = model.predict(horizon, series=TimeSeries.from_values(one)).values()
+            column = c if components == 2 else 0
+            np.testing.assert_allclose(label[:, c], expected[:, column], rtol=1e-4, atol=1e-4)
+
+
+def test_a_local_model_is_fitted_to_each_window():
+    labels = load_teacher(NaiveSeasonal(K=6)).forecast(CONTEXTS, 6, (0.5,)).quantiles
+    np.testing.assert_allclose(labels[..., 0], CONTEXTS[:, -6:])
+
+
+def test_a_probabilistic_model_has_quantiles():
+    model = fitted(likelihood="quantile", quantiles=[0.1, 0.5, 0.9])
+    quantiles = load_teacher(model).forecast(CONTEXTS, 4, (0.1, 0.5, 0.9)).quantiles
+    assert quantiles.shape == (6, 4, 2, 3)
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
+    local = load_teacher(ExponentialSmoothing(seasonal_periods=6)).forecast(
+        CONTEXTS[:2, :, :1], 4, (0.1, 0.9)
+    )
+    assert (np.diff(local.quantiles, axis=-1) > 0).all()
+
+
+def test_a_point_model_has_no_quantiles():
+    with pytest.raises(ValueError, match="levels from 0.5 to 0.5"):
+        load_teacher(fitted()).forecast(CONTEXTS, 4, (0.1, 0.5))
+
+
+def test_an_unfitted_model_is_refused():
+    with pytest.raises(ValueError, match="LinearRegressionModel is not fitted"):
+        load_teacher(LinearRegressionModel(lags=12))
+
+
+def test_covariates_are_refused():
+    covariates = TimeSeries.from_values(DATA)
+    model = LinearRegressionModel(lags=12, lags_past_covariates=3).fit(
+        TimeSeries.from_values(DATA[:, :1]), past_covariates=covariates
+    )
+    with pytest.raises(ValueError, match="uses covariates"):
+        load_teacher(model)
+
+
+def test_windows_too_short_for_the_model_are_refused():
+    with pytest.raises(ValueError, match="looks at 12 steps, the windows have 8"):
+        load_teacher(fitted()).forecast(CONTEXTS[:, :8], 4, (0.5,))
+
+
+def test_a_name_needs_a_revision_and_a_copy_is_itself():
+    with pytest.raises(ValueError, match="both name and revision"):
+        DartsTeacher(fitted(), name="mine")
+    teacher = DartsTeacher(fitted(), name="mine", revision="1", licence="MIT")
+    assert copy.deepcopy(teacher) is teacher
+    assert (teacher.info.name, teacher.info.licence) == ("mine", "MIT")
+
+
+def test_a_torch_model_keeps_its_network(tmp_path):
+    pytest.importorskip("pytorch_lightning", reason="needs the extra torch")
+    from darts.models import DLinearModel
+
+    from distilts_forecaster import DistilledForecaster
+
+    series = TimeSeries.from_values(DATA[:, :1])
+    network = DLinearModel(
+        24,
+        6,
+        n_epochs=1,
+        work_dir=str(tmp_path),
+        pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
+    ).fit(series)
+    model = DistilledForecaster(24, 6, teacher=network).untrained_model().untrained_model()
+    assert model.fit(series).training_summary_.windows_labelled == 300 - 24 + 1
+    labels = load_teacher(network).forecast(CONTEXTS[:, :, :1], 6, (0.5,)).quantiles[..., 0]
+    for window, label in zip(CONTEXTS[:, :, :1], labels, strict=True):
+        expected = network.predict(6, series=TimeSeries.from_values(window)).values()
+        np.testing.assert_allclose(label, expected, atol=1e-5)
+
+
+def test_a_foundation_model_is_made_ready(tmp_path):
+    pytest.importorskip("pytorch_lightning", reason="needs the extra torch")
+    pytest.importorskip("chronos", reason="needs the extra chronos")
+    from darts.models import Chronos2Model
+    from test_teachers_chronos import save_chronos2
+
+    save_chronos2(tmp_path)
+    model = Chronos2Model(
+        input_chunk_length=24,
+        output_chunk_length=6,
+        local_dir=str(tmp_path),
+        pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
+    )
+    labels = load_teacher(model).forecast(CONTEXTS, 6, (0.5,)).quantiles
+    assert labels.shape == (6, 6, 2, 1)
+    assert np.isfinite(labels).all()

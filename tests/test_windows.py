@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilts_forecaster.windows import (
+    context_windows,
+    iterate_chunks,
+    normalise_contexts,
+    prepare_series,
+    split_origins,
+    target_windows,
+    to_rows,
+    usable_origins,
+)
+
+
+@given(
+    n=st.integers(12, 60),
+    length=st.integers(1, 8),
+    steps=st.integers(1, 4),
+    shift=st.integers(0, 3),
+)
+def test_windows_are_the_slices_their_origin_names(n, length, steps, shift):
+    values = np.arange(2.0 * n).reshape(n, 2)
+    origins = np.arange(length, n - shift - steps + 1)[::-1]
+    contexts = context_windows(values, origins, length)
+    targets = target_windows(values, origins, steps, shift)
+    for origin, context, target in zip(origins, contexts, targets, strict=True):
+        np.testing.assert_array_equal(context, values[origin - length : origin])
+        np.testing.assert_array_equal(target, values[origin + shift : origin + shift + steps])
+
+
+def test_rows_are_ordered_by_window_then_component():
+    windows = np.arange(12).reshape(2, 3, 2)
+    np.testing.assert_array_equal(to_rows(windows)[1], windows[0, :, 1])
+    np.testing.assert_array_equal(to_rows(windows)[2], windows[1, :, 0])
+
+
+@given(
+    n=st.integers(2, 3000),
+    length=st.integers(1, 600),
+    steps=st.integers(1, 200),
+    shift=st.integers(0, 5),
+)
+def test_no_target_is_on_both_sides_of_a_split(n, length, steps, shift):
+    split = split_origins(n, length, steps, shift)
+    if split is None:
+        assert n - length - shift < 4  # too few windows to split even one step
+        return
+    first_held_out = split.validation_start + shift
+    last_fitted = split.fit_stop - 1 + shift + split.horizon - 1
+    assert last_fitted < first_held_out
+    assert split.fit_stop > length
+    assert split.validation_start + shift + split.horizon <= n
+    assert split.horizon <= steps
+
+
+def test_the_full_horizon_is_validated_on_where_the_history_allows_it():
+    assert split_origins(1000, 512, 96).horizon == 96
+    assert split_origins(700, 512, 96).horizon == 48
+
+
+@given(
+    scale=st.sampled_from([1e-12, 1e-3, 1.0, 1e6, 1e12]), shift=st.sampled_from([0.0, 1.0, -1e3])
+)
+def test_prepared_values_do_not_depend_on_shift_and_scale(scale, shift):
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    prepared = prepare_series((values + shift) * scale)
+    np.testing.assert_allclose(prepared.values, prepare_series(values).values, atol=1e-5)
+
+
+@pytest.mark.parametrize("constant", [0.0, 5.0, 1e300, 1e-300])
+def test_a_constant_series_is_prepared_to_zeros(constant):
+    with np.errstate(over="ignore"):  # 1e300 has no float32
+        prepared = prepare_series(np.full((20, 1), constant))
+    np.testing.assert_array_equal(prepared.values, 0.0)
+
+
+def test_windows_with_missing_values_are_not_usable():
+    values = np.arange(20.0)[:, None]
+    values[10] = np.nan
+    prepared = prepare_series(values)
+    assert usable_origins(prepared, 4).tolist() == [4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19, 20]
+    assert usable_origins(prepared, 4, target_stop=3).tolist() == [4, 5, 6, 7, 15, 16, 17]
+
+
+def test_normalised_windows_have_mean_zero_and_bounded_scale():
+    values = np.random.default_rng(0).normal(size=(1, 40, 3)).astype(np.float32)
+    values[0, :, 1] = 7.0  # constant
+    windows = normalise_contexts(values)
+    np.testing.assert_allclose(windows.features.mean(axis=1), 0.0, atol=1e-6)
+    np.testing.assert_array_equal(windows.features[1], 0.0)
+    restored = windows.features * windows.scale + windows.mean
+    np.testing.assert_allclose(restored, values[0].T, atol=1e-5)
+    np.testing.assert_allclose(windows.normalise_targets(restored), windows.features, atol=1e-5)
+
+
+@given(n=st.integers(0, 20_000), components=st.integers(1, 9000))
+def test_chunks_cover_all_origins_in_order(n, components):
+    origins = np.arange(n)
+    chunks = list(iterate_chunks(origins, components))
+    assert sum(len(c) for c in chunks) == n
+    if chunks:
+        np.testing.assert_array_equal(np.concatenate(chunks), origins)
+        assert max(len(c) for c in chunks) * components <= max(4096, components)
