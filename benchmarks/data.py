@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-__all__ = ["DataSet", "add_data_argument", "ett", "find_file", "load_all"]
+__all__ = ["DataSet", "add_data_argument", "ett", "find_file", "load_all", "require_file"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next(iter(sorted(folder.rglob(name))), None)
 
 
+def require_file(folder: Path, name: str) -> Path:
+    """Return the path of a file in the folder or below, or say that it is not there."""
+    path = find_file(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not in {folder}; pass its folder as --data")
+    return path
+
+
 def ett(folder: Path, name: str) -> tuple[np.ndarray, int, int, int]:
     """Load an ETT file as the long-horizon literature does.
 
@@ -50,10 +58,7 @@ def ett(folder: Path, name: str) -> tuple[np.ndarray, int, int, int]:
     train_stop, validation_stop, test_stop : int
         12 / 4 / 4 months of 30 days.
     """
-    path = find_file(folder, f"{name}.csv")
-    if path is None:
-        raise FileNotFoundError(f"{name}.csv is not in {folder}; pass its folder as --data")
-    values = pd.read_csv(path).iloc[:, 1:].to_numpy(float)
+    values = pd.read_csv(require_file(folder, f"{name}.csv")).iloc[:, 1:].to_numpy(float)
     month = 30 * 24 * (4 if "m" in name else 1)
     train = values[: 12 * month]
     values = (values - train.mean(axis=0)) / train.std(axis=0)

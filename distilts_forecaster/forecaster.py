@@ -39,6 +39,11 @@ from distilts_forecaster.windows import context_windows, iterate_chunks, prepare
 __all__ = ["DistilledForecaster"]
 
 
+#: Windows times components forecast at once in a backtest: float64 contexts of 512
+#: steps that stay in the processor's cache (half the time of 4,096 rows).
+_ROWS_PER_CHUNK = 512
+
+
 class DistilledForecaster(GlobalForecastingModel):
     """A tiny forecaster that has learned from a time-series foundation model.
 
@@ -416,7 +421,7 @@ class DistilledForecaster(GlobalForecastingModel):
         self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int
     ) -> Any:
         """Yield the origins in chunks and their forecasts (n, horizon, C)."""
-        values = series.all_values(copy=False)[:, :, 0]
+        values = np.asfortranarray(series.all_values(copy=False)[:, :, 0])
         if values.shape[1] != self._n_components:
             raise ValueError(
                 f"series[{index}] has {values.shape[1]} components; the model was fitted on "
@@ -429,7 +434,7 @@ class DistilledForecaster(GlobalForecastingModel):
                 "values in the steps to forecast from. Fill them, for instance with "
                 "darts.utils.missing_values.fill_missing_values."
             )
-        for part in iterate_chunks(origins, values.shape[1]):
+        for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
             contexts = context_windows(values, part, self.input_chunk_length)
             yield part, self.student_.predict(contexts, horizon).astype(series.dtype)
 
@@ -461,10 +466,12 @@ class DistilledForecaster(GlobalForecastingModel):
             freq=series.freq,
             name=series.time_index.name,
         )
+        first = int(origins[0]) + shift
+        template = _like(series, times[first : first + horizon], np.empty((horizon, series.width)))
         built = []
         for part, forecasts in self._forecast_origins(series, index, origins, horizon):
-            for origin, values in zip(part + shift, forecasts[..., None], strict=True):
-                built.append(_like(series, times[origin : origin + horizon], values))
+            for start, values in zip((part + shift).tolist(), forecasts[..., None], strict=True):
+                built.append(_moved(template, times[start : start + horizon], values))
         return built
 
     def save(
@@ -570,6 +577,28 @@ def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
         portable["horizon_weights"] = weights.tolist()
     return portable
+
+
+#: What a TimeSeries of Darts 0.48 is made of; its first and last time are found when
+#: they are first asked for.
+_TIME_SERIES_FIELDS = {
+    "_attrs", "_bottom_level_components", "_components", "_freq", "_freq_str",
+    "_has_datetime_index", "_time_dim", "_time_index", "_top_level_component", "_values",
+}  # fmt: skip
+
+
+def _moved(template: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
+    """Build a series like ``template`` at other times with other values.
+
+    The constructor checks and cleans what is already right here and takes 12
+    microseconds, as long as the forecast itself. Where Darts' series are not what
+    they were in 0.48, it is used all the same.
+    """
+    if vars(template).keys() != _TIME_SERIES_FIELDS:
+        return _like(template, times, values)
+    moved = TimeSeries.__new__(TimeSeries)
+    vars(moved).update(vars(template), _time_index=times, _values=values)
+    return moved
 
 
 def _like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:

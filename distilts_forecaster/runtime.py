@@ -151,15 +151,17 @@ class LinearForecaster:
         n, length, components = windows.shape
         if n == 1 and components == 1:
             return self._step_single(windows[0, :, 0])[None, :, None]
-        mean = windows.mean(axis=1, keepdims=True)  # (N, 1, C)
-        # (C, N, L): one matrix product for each weight matrix.
-        centred = (windows - mean).transpose(2, 0, 1).astype(np.float32, order="C")
+        rows = windows.transpose(0, 2, 1)  # (N, C, L): sums along contiguous memory
+        mean = rows.mean(axis=2, keepdims=True)
+        # Subtracted in float64 and rounded on the way out, in one pass.
+        centred = np.empty(rows.shape, dtype=np.float32)
+        np.subtract(rows, mean, out=centred, casting="same_kind")
         if self.weights.shape[0] == 1:
-            steps = centred.reshape(components * n, length) @ self.weights[0]
-            steps = steps.reshape(components, n, -1)
+            steps = centred.reshape(n * components, length) @ self.weights[0]
+            steps = steps.reshape(n, components, -1)
         else:
-            steps = centred @ self.weights
-        return mean + steps.transpose(1, 2, 0)
+            steps = (centred.transpose(1, 0, 2) @ self.weights).transpose(1, 0, 2)
+        return (mean + steps).transpose(0, 2, 1)
 
     def _step_single(self, window: np.ndarray) -> np.ndarray:
         """Forecast T steps for one univariate context: the shortest road there is."""

@@ -152,8 +152,8 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
     spread = largest * np.sqrt(squares.sum(axis=0) / count)
     spread[spread == 0] = 1.0
     return PreparedSeries(
-        raw=np.ascontiguousarray(values, dtype=np.float32),
-        values=np.ascontiguousarray(centred / spread, dtype=np.float32),
+        raw=np.asfortranarray(values, dtype=np.float32),
+        values=np.asfortranarray(centred / spread, dtype=np.float32),
         location=location,
         spread=spread,
         missing_before=np.concatenate([[0], np.cumsum(~observed.all(axis=1))]),
@@ -237,7 +237,11 @@ def split_origins(
 
 
 def context_windows(values: np.ndarray, origins: np.ndarray, input_chunk_length: int) -> np.ndarray:
-    """Gather the contexts that end before ``origins``: (n, L, C)."""
+    """Gather the contexts that end before ``origins``: (n, L, C).
+
+    Fastest, here and in what follows, where ``values`` are in Fortran order: the
+    steps of a context then lie side by side in memory.
+    """
     windows = np.lib.stride_tricks.sliding_window_view(values, input_chunk_length, axis=0)
     return windows[origins - input_chunk_length].transpose(0, 2, 1)
 
@@ -278,9 +282,11 @@ def normalise_contexts(contexts: np.ndarray) -> NormalisedWindows:
     return NormalisedWindows(features, mean, scale)
 
 
-def iterate_chunks(origins: np.ndarray, n_components: int) -> Iterator[np.ndarray]:
-    """Yield the origins in runs of about :data:`ROWS_PER_CHUNK` rows."""
-    step = max(1, ROWS_PER_CHUNK // n_components)
+def iterate_chunks(
+    origins: np.ndarray, n_components: int, rows: int = ROWS_PER_CHUNK
+) -> Iterator[np.ndarray]:
+    """Yield the origins in runs of about ``rows`` rows (windows times components)."""
+    step = max(1, rows // n_components)
     for start in range(0, len(origins), step):
         yield origins[start : start + step]
 
