@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,13 @@ from distilts_forecaster.students.linear import (
 from distilts_forecaster.windows import (
     PreparedSeries,
     Split,
+    complete_windows,
     context_windows,
     iterate_chunks,
     normalise_contexts,
     split_origins,
     target_windows,
     to_rows,
-    usable_origins,
 )
 
 __all__ = ["Distilled", "Settings", "TrainingSummary", "distill", "plan_windows"]
@@ -141,7 +142,9 @@ class Distilled:
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """Which windows of one series are used for what; arrays of origins.
+    """Which windows of one series are used for what.
+
+    All but ``series`` are arrays of bool, shape (n_points + 1,), by origin.
 
     Attributes
     ----------
@@ -195,26 +198,27 @@ def plan_windows(
     # Series too short to be split at the horizon of the others are not held out from.
     horizon = max((split.horizon for split in splits if split), default=0)
     labelled = (
-        [np.empty(0, dtype=np.int64) for _ in series]
+        [np.zeros(len(s) + 1, dtype=bool) for s in series]
         if labeller is None
         else _spend_budget(series, settings, labeller)
     )
     plans = []
     for prepared, split, mine in zip(series, splits, labelled, strict=True):
-        truth = usable_origins(prepared, length, settings.target_stop)
+        truth = complete_windows(prepared, length, settings.target_stop)
         if split is None or split.horizon < horizon:
-            nothing = np.empty(0, dtype=np.int64)
+            nothing = np.zeros(len(prepared) + 1, dtype=bool)
             plans.append(SeriesPlan(prepared, truth, mine, truth, mine, nothing))
             continue
-        at_horizon = usable_origins(prepared, length, shift + horizon)
+        at_horizon = complete_windows(prepared, length, shift + horizon)
+        origins = np.arange(len(prepared) + 1, dtype=np.int32)
         plans.append(
             SeriesPlan(
                 prepared,
                 truth,
                 mine,
-                trial_truth=at_horizon[at_horizon < split.fit_stop],
-                trial_labelled=mine[mine <= split.validation_start],
-                validation=at_horizon[at_horizon >= split.validation_start],
+                trial_truth=at_horizon & (origins < split.fit_stop),
+                trial_labelled=mine & (origins <= split.validation_start),
+                validation=at_horizon & (origins >= split.validation_start),
             )
         )
     return plans, horizon
@@ -230,23 +234,22 @@ def _spend_budget(
     windows at even distances would not allow.
     """
     length = settings.input_chunk_length
-    origins = [usable_origins(s, length) for s in series]
+    complete = [complete_windows(s, length) for s in series]
     budget = settings.label_budget
-    if budget is None or sum(len(o) for o in origins) <= budget:
-        return origins
+    if budget is None or sum(int(c.sum()) for c in complete) <= budget:
+        return complete
     keys = [
         (key, i, int(origin))
-        for i, (prepared, mine) in enumerate(zip(series, origins, strict=True))
-        for part in iterate_chunks(mine, prepared.raw.shape[1])
+        for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
+        for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
         for key, origin in zip(
             labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
         )
     ]
-    kept = sorted(keys)[:budget]
-    return [
-        np.array(sorted(origin for _, j, origin in kept if j == i), dtype=np.int64)
-        for i in range(len(series))
-    ]
+    kept = [np.zeros_like(c) for c in complete]
+    for _, i, origin in heapq.nsmallest(budget, keys):
+        kept[i][origin] = True
+    return kept
 
 
 def distill(
@@ -292,7 +295,8 @@ def distill(
     plans, horizon = plan_windows(
         series, settings, labeller, hold_out=validation is None and not nothing_to_choose
     )
-    if not any(len(plan.truth) for plan in plans):
+    n_windows = sum(int(plan.truth.sum()) for plan in plans)
+    if not n_windows:
         raise ValueError(
             f"No window of {settings.input_chunk_length + settings.target_stop} steps is complete: "
             "every one has missing values. Fill them, for instance with "
@@ -301,7 +305,7 @@ def distill(
     if validation is not None and not nothing_to_choose:
         horizon = settings.output_chunk_length
     with tqdm(
-        total=sum(len(plan.labelled) for plan in plans),
+        total=sum(int(plan.labelled.sum()) for plan in plans),
         desc="labelling",
         unit="window",
         disable=None if verbose is None else not verbose,
@@ -319,7 +323,7 @@ def distill(
         ridges=RIDGE_GRID if student.ridge == "auto" else (float(student.ridge),),
         alphas=_alpha_candidates(settings, labeller),
         weights=_weight_candidates(settings),
-        n_truth=sum(len(plan.truth) for plan in plans) / settings.output_chunk_length,
+        n_truth=n_windows / settings.output_chunk_length,
         n_validation=held_out.n_truth * len(held_out.gram_truth) / horizon if held_out else 0.0,
         teacher_error=teacher_error,
     )
@@ -327,7 +331,6 @@ def distill(
     solution = solve(final, chosen.alpha * chosen.weights, chosen.ridge)
     forecaster = LinearForecaster(solution.astype(np.float32), settings.output_chunk_shift)
     teacher_seconds = labeller.seconds if labeller else 0.0
-    n_windows = sum(len(plan.truth) for plan in plans)
     possible = sum(
         max(0, len(s) - settings.input_chunk_length - settings.target_stop + 1) for s in series
     )
@@ -396,15 +399,15 @@ def _accumulate(
     squared_error, n_errors = 0.0, 0
     for plan in plans:
         series = plan.series
-        # Targets that run past the end, for windows with part of the truth or none.
-        padded = np.pad(series.values, ((0, settings.target_stop), (0, 0)), constant_values=np.nan)
-        used = [plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled]
-        for origins in iterate_chunks(np.unique(np.concatenate(used)), series.raw.shape[1]):
-            truth, labelled, trial_truth, trial_labelled = (np.isin(origins, u) for u in used)
+        used = (plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled)
+        for origins in iterate_chunks(
+            np.flatnonzero(np.logical_or.reduce(used)), series.raw.shape[1]
+        ):
+            truth, labelled, trial_truth, trial_labelled = (mask[origins] for mask in used)
             contexts = context_windows(series.values, origins, settings.input_chunk_length)
             windows = normalise_contexts(contexts)
             targets = windows.normalise_targets(
-                to_rows(target_windows(padded, origins, steps, settings.output_chunk_shift))
+                to_rows(target_windows(series.values, origins, steps, settings.output_chunk_shift))
             )
             labels = None
             if labeller is not None and labelled.any():
@@ -480,11 +483,11 @@ def _accumulate_validation(
     held_out = (
         [(plan.series, plan.validation) for plan in plans]
         if validation is None
-        else [(series, usable_origins(series, length, shift + horizon)) for series in validation]
+        else [(series, complete_windows(series, length, shift + horizon)) for series in validation]
     )
     sums = _empty_sums(plans[0].series, settings, horizon)
-    for series, held_out_origins in held_out:
-        for origins in iterate_chunks(held_out_origins, series.raw.shape[1]):
+    for series, mask in held_out:
+        for origins in iterate_chunks(np.flatnonzero(mask), series.raw.shape[1]):
             windows = normalise_contexts(context_windows(series.values, origins, length))
             targets = to_rows(target_windows(series.values, origins, horizon, shift))
             sums.add(windows.features * windows.scale, truth=targets - windows.mean)

@@ -12,7 +12,7 @@ they are needed, so memory does not depend on the number of windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,13 @@ __all__ = [
     "NormalisedWindows",
     "PreparedSeries",
     "Split",
+    "complete_windows",
     "context_windows",
     "iterate_chunks",
     "normalise_contexts",
     "prepare_series",
     "split_origins",
     "target_windows",
-    "usable_origins",
 ]
 
 #: Share of the series' standard deviation that is added (in quadrature) to every
@@ -137,33 +137,39 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
     >>> prepared.values.shape, float(prepared.location[0])
     ((10, 1), 4.5)
     """
-    values = np.asarray(values, dtype=np.float64)
-    observed = np.isfinite(values)
-    count = np.maximum(observed.sum(axis=0), 1)
-    location = np.where(observed, values, 0.0).sum(axis=0) / count
-    centred = values - location
-    # The largest deviation is divided out first: squares of 1e-200 vanish.
-    largest = np.where(observed, np.abs(centred), 0.0).max(axis=0, initial=0.0)
+    raw = np.array(values, dtype=np.float32, order="F")
+    centred = np.array(values, dtype=np.float64, order="F")
+    missing = ~np.isfinite(centred)
+    centred[missing] = 0.0
+    count = np.maximum((~missing).sum(axis=0), 1)
+    location = centred.sum(axis=0) / count
+    centred -= location
+    centred[missing] = 0.0
+    largest = np.maximum(centred.max(axis=0), -centred.min(axis=0))
     # What rounding leaves of a constant is not a pattern.
-    largest[largest <= 8 * np.finfo(float).eps * np.abs(location)] = 0.0
-    centred = np.where(largest > 0, centred, 0.0 * centred)
-    largest[largest == 0] = 1.0
-    squares = np.where(observed, centred / largest, 0.0) ** 2
-    spread = largest * np.sqrt(squares.sum(axis=0) / count)
-    spread[spread == 0] = 1.0
+    constant = largest <= 8 * np.finfo(float).eps * np.abs(location)
+    largest[constant] = 1.0
+    # The largest deviation is divided out first: squares of 1e-200 vanish.
+    centred /= largest
+    centred[:, constant] = 0.0
+    deviation = np.sqrt(np.einsum("nc,nc->c", centred, centred) / count)
+    deviation[constant] = 1.0
+    centred /= deviation
+    standardised = centred.astype(np.float32, order="F")
+    standardised[missing] = np.nan
     return PreparedSeries(
-        raw=np.asfortranarray(values, dtype=np.float32),
-        values=np.asfortranarray(centred / spread, dtype=np.float32),
+        raw=raw,
+        values=standardised,
         location=location,
-        spread=spread,
-        missing_before=np.concatenate([[0], np.cumsum(~observed.all(axis=1))]),
+        spread=largest * deviation,
+        missing_before=np.concatenate([[0], np.cumsum(missing.any(axis=1), dtype=np.int32)]),
     )
 
 
-def usable_origins(
+def complete_windows(
     series: PreparedSeries, input_chunk_length: int, target_stop: int = 0
 ) -> np.ndarray:
-    """Return the origins of all windows in which nothing is missing.
+    """Say for every origin whether its window lies in the series with nothing missing.
 
     Parameters
     ----------
@@ -177,15 +183,16 @@ def usable_origins(
 
     Returns
     -------
-    numpy.ndarray of int64
-        Origins in increasing order.
+    numpy.ndarray of bool, shape (n_points + 1,)
+        By origin. A byte each, where a list of origins would take eight.
     """
-    origins = np.arange(input_chunk_length, len(series) - target_stop + 1)
-    missing = (
-        series.missing_before[origins + target_stop]
-        - series.missing_before[origins - input_chunk_length]
-    )
-    return origins[missing == 0]
+    complete = np.zeros(len(series) + 1, dtype=bool)
+    length = input_chunk_length + target_stop
+    if length <= len(series):
+        before = series.missing_before
+        last = len(series) - target_stop
+        complete[input_chunk_length : last + 1] = before[length:] == before[: len(before) - length]
+    return complete
 
 
 def split_origins(
@@ -249,9 +256,14 @@ def context_windows(values: np.ndarray, origins: np.ndarray, input_chunk_length:
 def target_windows(
     values: np.ndarray, origins: np.ndarray, output_chunk_length: int, output_chunk_shift: int = 0
 ) -> np.ndarray:
-    """Gather the targets that follow ``origins``: (n, T, C)."""
-    windows = np.lib.stride_tricks.sliding_window_view(values, output_chunk_length, axis=0)
-    return windows[origins + output_chunk_shift].transpose(0, 2, 1)
+    """Gather the targets that follow ``origins``: (n, T, C), NaN past the end."""
+    first = int(origins.min()) + output_chunk_shift
+    stop = int(origins.max()) + output_chunk_shift + output_chunk_length
+    block = values[first:stop]
+    if stop > len(values):
+        block = np.pad(block, ((0, stop - max(first, len(values))), (0, 0)), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(block, output_chunk_length, axis=0)
+    return windows[origins + (output_chunk_shift - first)].transpose(0, 2, 1)
 
 
 def to_rows(windows: np.ndarray) -> np.ndarray:
@@ -289,8 +301,3 @@ def iterate_chunks(
     step = max(1, rows // n_components)
     for start in range(0, len(origins), step):
         yield origins[start : start + step]
-
-
-def count_windows(origins: Sequence[np.ndarray]) -> int:
-    """Count windows over several series."""
-    return sum(len(o) for o in origins)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distilts_forecaster.windows import (
+    complete_windows,
     context_windows,
     iterate_chunks,
     normalise_contexts,
@@ -11,7 +12,6 @@ from distilts_forecaster.windows import (
     split_origins,
     target_windows,
     to_rows,
-    usable_origins,
 )
 
 
@@ -24,6 +24,7 @@ from distilts_forecaster.windows import (
 def test_windows_are_the_slices_their_origin_names(n, length, steps, shift):
     values = np.arange(2.0 * n).reshape(n, 2)
     origins = np.arange(length, n - shift - steps + 1)[::-1]
+    assume(len(origins))
     contexts = context_windows(values, origins, length)
     targets = target_windows(values, origins, steps, shift)
     for origin, context, target in zip(origins, contexts, targets, strict=True):
@@ -81,8 +82,23 @@ def test_windows_with_missing_values_are_not_usable():
     values = np.arange(20.0)[:, None]
     values[10] = np.nan
     prepared = prepare_series(values)
-    assert usable_origins(prepared, 4).tolist() == [4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19, 20]
-    assert usable_origins(prepared, 4, target_stop=3).tolist() == [4, 5, 6, 7, 15, 16, 17]
+    origins = np.flatnonzero(complete_windows(prepared, 4))
+    assert origins.tolist() == [4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19, 20]
+    origins = np.flatnonzero(complete_windows(prepared, 4, target_stop=3))
+    assert origins.tolist() == [4, 5, 6, 7, 15, 16, 17]
+
+
+@pytest.mark.parametrize(("length", "target_stop"), [(20, 0), (16, 4), (21, 0), (16, 5)])
+def test_a_series_as_long_as_a_window_has_one_and_a_shorter_one_none(length, target_stop):
+    complete = complete_windows(prepare_series(np.arange(20.0)[:, None]), length, target_stop)
+    assert complete.shape == (21,)
+    assert complete.sum() == (length + target_stop <= 20)
+
+
+def test_targets_past_the_end_are_missing():
+    values = np.arange(10.0)[:, None]
+    targets = target_windows(values, np.array([6, 8, 10]), 4)[:, :, 0]
+    np.testing.assert_array_equal(targets, [[6, 7, 8, 9], [8, 9, np.nan, np.nan], [np.nan] * 4])
 
 
 def test_normalised_windows_have_mean_zero_and_bounded_scale():
