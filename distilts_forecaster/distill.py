@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
@@ -35,7 +35,7 @@ from distilts_forecaster.windows import (
 __all__ = ["Distilled", "Settings", "TrainingSummary", "distill", "plan_windows"]
 
 #: Tried where distillation_weight="auto".
-ALPHA_GRID = tuple(2.0**k for k in range(-6, 4))
+ALPHA_GRID = tuple(2.0**k for k in range(-8, 4))
 
 #: Tried where horizon_weights="auto".
 TAU_GRID = (0.0, 0.5, 1.0, 2.0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import ForecastingModel, GlobalForecastingModel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
