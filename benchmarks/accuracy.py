@@ -86,7 +86,7 @@ def full_histories(data: Path, teacher_name: str) -> None:
             )
             summary = model.training_summary_
             print(
-                f"{name:8}{horizon:5}{errors[0]:12.4f}{errors[1]:8.4f}{zero_shot:9.4f}"
+                f"{name:8}{horizon:5}{errors[0]:12.5f}{errors[1]:9.5f}{zero_shot:9.4f}"
                 f"{summary.distillation_weight:8.3g}{summary.ridge:7.2g}{seconds:9.1f}",
                 flush=True,
             )

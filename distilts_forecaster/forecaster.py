@@ -25,6 +25,7 @@ from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 from distilts_forecaster.teachers.load import as_specification, load_teacher
+from distilts_forecaster.timeseries import like, moved, times_after
 from distilts_forecaster.validation import (
     check_alignment,
     check_cache_dir,
@@ -315,12 +316,11 @@ class DistilledForecaster(GlobalForecastingModel):
             return []
         contexts = np.stack([self._context(s, i) for i, s in enumerate(inputs)])
         forecasts = self.student_.predict(contexts, n)
-        shift = self.output_chunk_shift
         built = [
-            self._build_forecast_series(
-                forecast,
+            like(
                 s,
-                pred_start=s.end_time() + (1 + shift) * s.freq if shift else None,
+                times_after(s.end_time(), s.freq, n, self.output_chunk_shift, s.time_index.name),
+                forecast.astype(s.dtype, copy=False),
             )
             for forecast, s in zip(forecasts, inputs, strict=True)
         ]
@@ -451,7 +451,7 @@ class DistilledForecaster(GlobalForecastingModel):
             freq=series.freq * stride,
             name=series.time_index.name,
         )
-        return _like(series, times, values[..., None])
+        return like(series, times, values[..., None])
 
     def _all_forecasts(
         self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int, stride: int
@@ -467,11 +467,11 @@ class DistilledForecaster(GlobalForecastingModel):
             name=series.time_index.name,
         )
         first = int(origins[0]) + shift
-        template = _like(series, times[first : first + horizon], np.empty((horizon, series.width)))
+        template = like(series, times[first : first + horizon], np.empty((horizon, series.width)))
         built = []
         for part, forecasts in self._forecast_origins(series, index, origins, horizon):
             for start, values in zip((part + shift).tolist(), forecasts[..., None], strict=True):
-                built.append(_moved(template, times[start : start + horizon], values))
+                built.append(moved(template, times[start : start + horizon], values))
         return built
 
     def save(
@@ -577,41 +577,6 @@ def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
         portable["horizon_weights"] = weights.tolist()
     return portable
-
-
-#: What a TimeSeries of Darts 0.48 is made of; its first and last time are found when
-#: they are first asked for.
-_TIME_SERIES_FIELDS = {
-    "_attrs", "_bottom_level_components", "_components", "_freq", "_freq_str",
-    "_has_datetime_index", "_time_dim", "_time_index", "_top_level_component", "_values",
-}  # fmt: skip
-
-
-def _moved(template: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
-    """Build a series like ``template`` at other times with other values.
-
-    The constructor checks and cleans what is already right here and takes 12
-    microseconds, as long as the forecast itself. Where Darts' series are not what
-    they were in 0.48, it is used all the same.
-    """
-    if vars(template).keys() != _TIME_SERIES_FIELDS:
-        return _like(template, times, values)
-    moved = TimeSeries.__new__(TimeSeries)
-    vars(moved).update(vars(template), _time_index=times, _values=values)
-    return moved
-
-
-def _like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
-    """Build a series (n, C, 1) with the components and attributes of another."""
-    return TimeSeries(
-        times=times,
-        values=values,
-        components=series.columns,
-        static_covariates=series.static_covariates,
-        hierarchy=series.hierarchy,
-        metadata=series.metadata,
-        copy=False,
-    )
 
 
 # Darts loads models with a restricted unpickler since 0.48: what a saved model holds.

@@ -120,6 +120,12 @@ class DiskStore:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the database, and make sure that it is one."""
+        # SQLite does not wait where two processes switch to write-ahead logging at once.
+        with self.lock("open"):
+            return self._connect_alone()
+
+    def _connect_alone(self) -> sqlite3.Connection:
+        """Open the database while nobody else does."""
         # Waiting for another process's write is fine, it takes milliseconds.
         connection = sqlite3.connect(
             self.path, timeout=60.0, isolation_level=None, check_same_thread=False

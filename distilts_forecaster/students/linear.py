@@ -325,8 +325,9 @@ def choose(
 # The constants were set on 245 histories of 144 to 2,000 points cut from 14 real series
 # (electricity, traffic, weather, fuel, retail, sunspots, heart rate), 512 -> 96 and 96 ->
 # 24. Test error relative to no teacher, geometric mean and worst: 0.95, 2.6 with them;
-# 0.98, 3.6 without the teacher's own error; 1.02, 5.7 with neither that nor more than one
-# error to a window. On 34 histories of 4,000 to 16,000 points: 0.99, 1.10.
+# 0.98, 3.6 without the teacher's own error; 0.99, 5.7 with neither that nor more than one
+# error to a window; 1.04, 10.1 with alpha = 2 throughout. On 34 histories of 4,000 to
+# 16,000 points: 0.99, 1.10.
 
 #: Centre of alpha and of lambda for a single independent window of truth.
 _PRIOR_SCALE = 4.0

@@ -1,0 +1,62 @@
+"""Build Darts TimeSeries at the speed of the forecasts they hold."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from darts import TimeSeries
+from darts.utils.utils import generate_index
+
+__all__ = ["like", "moved", "times_after"]
+
+
+@lru_cache(maxsize=64)
+def times_after(
+    end: pd.Timestamp | int, freq: Any, n: int, shift: int, name: str | None
+) -> pd.Index:
+    """Return the times of a forecast; kept, since many forecasts start at the same time.
+
+    Making 96 hours takes 20 microseconds, three times the forecast; 96 weeks or
+    months take 500.
+    """
+    return generate_index(start=end + (1 + shift) * freq, length=n, freq=freq, name=name)
+
+
+#: What a TimeSeries of Darts 0.48 is made of; its first and last time are found when
+#: they are first asked for.
+_TIME_SERIES_FIELDS = {
+    "_attrs", "_bottom_level_components", "_components", "_freq", "_freq_str",
+    "_has_datetime_index", "_time_dim", "_time_index", "_top_level_component", "_values",
+}  # fmt: skip
+
+
+def moved(template: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
+    """Build a series like ``template`` at other times with other values.
+
+    The constructor checks and cleans what is already right here and takes 12
+    microseconds, as long as the forecast itself. Where Darts' series are not what
+    they were in 0.48, it is used all the same.
+    """
+    if vars(template).keys() != _TIME_SERIES_FIELDS:
+        return like(template, times, values)
+    built = TimeSeries.__new__(TimeSeries)
+    vars(built).update(
+        vars(template), _time_index=times, _values=values, _attrs=template._attrs.copy()
+    )
+    return built
+
+
+def like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
+    """Build a series (n, C, 1) with the components and attributes of another."""
+    return TimeSeries(
+        times=times,
+        values=values,
+        components=series.columns,
+        static_covariates=series.static_covariates,
+        hierarchy=series.hierarchy,
+        metadata=series.metadata,
+        copy=False,
+    )
