@@ -28,7 +28,7 @@ LENGTHS = (700, 1000, 2000, 5000)
 ALPHAS = (0, 0.5, 1, 2, 5, "auto")
 
 
-def test_error(
+def mean_squared_error(
     forecast: Callable[[np.ndarray], np.ndarray], values: np.ndarray, start: int, horizon: int
 ) -> float:
     """Return the mean squared error over all windows with a target from ``start`` on."""
@@ -75,8 +75,8 @@ def full_histories(data: Path, teacher_name: str) -> None:
                 model = fit(values[:train_stop], horizon, alpha, teacher_name, validation)
                 seconds = time.perf_counter() - started
                 student = model.student_
-                errors.append(test_error(student.predict, values, validation_stop, horizon))
-            zero_shot = test_error(
+                errors.append(mean_squared_error(student.predict, values, validation_stop, horizon))
+            zero_shot = mean_squared_error(
                 lambda x, h=horizon: teacher.forecast(x.astype(np.float32), h, (0.5,)).quantiles[
                     ..., 0
                 ],
@@ -106,7 +106,9 @@ def short_histories(data: Path, teacher_name: str) -> None:
                 model = fit(
                     values[validation_stop - length : validation_stop], 96, alpha, teacher_name
                 )
-                errors.append(test_error(model.student_.predict, values, validation_stop, 96))
+                errors.append(
+                    mean_squared_error(model.student_.predict, values, validation_stop, 96)
+                )
             best, alone = errors[-1] / min(errors[1:-1]), errors[-1] / errors[0]
             ratios.append((length, best, alone))
             print(

@@ -38,10 +38,16 @@ def prepare(contexts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def train(
-    n_batches: int, n_experts: int, rank: int, seed: int, shrinkage: float, ridge: float
+    n_batches: int,
+    n_experts: int,
+    rank: int,
+    seed: int,
+    shrinkage: float,
+    ridge: float,
+    n_sampled: int = 25,
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a weights file."""
-    sample = [prepare(*batch)[0] for batch in window_batches(25, CONTEXT, HORIZON, seed + 1)]
+    """Return the arrays of a weights file; clusters are found on ``n_sampled`` batches."""
+    sample = [prepare(*batch)[0] for batch in window_batches(n_sampled, CONTEXT, HORIZON, seed + 1)]
     described = np.concatenate([describe(rows) for rows in sample])
     pca = PCA(48, random_state=seed).fit(described)
     projected = pca.transform(described)
@@ -91,9 +97,9 @@ def train(
     }
 
 
-def calibrate(arrays: dict[str, np.ndarray], path: Path, seed: int) -> None:
+def calibrate(arrays: dict[str, np.ndarray], path: Path, seed: int, n_batches: int = 15) -> None:
     """Choose the gate's temperature and measure residual quantiles on fresh windows."""
-    batches = [prepare(*b) for b in window_batches(15, CONTEXT, HORIZON, seed + 2)]
+    batches = [prepare(*b) for b in window_batches(n_batches, CONTEXT, HORIZON, seed + 2)]
     rows, target = (np.concatenate(part) for part in zip(*batches, strict=True))
     errors = {}
     for temperature in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
