@@ -99,13 +99,18 @@ def check_distillation_weight(weight: Any) -> float | str:
         if weight != "auto":
             raise ValueError(f"{expected}, got {weight!r}.")
         return weight
-    if isinstance(weight, (bool, np.bool_)) or not isinstance(
-        weight, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"{expected}, got {weight!r}.")
-    if not np.isfinite(weight) or weight < 0:
-        raise ValueError(f"{expected}, got {weight!r}.")
+    _check_weight(expected, weight)
     return float(weight)
+
+
+def _check_weight(expected: str, value: Any) -> None:
+    """Raise unless ``value`` is a finite number of at least zero."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{expected}, got {value!r}.")
+    if not np.isfinite(value) or value < 0:
+        raise ValueError(f"{expected}, got {value!r}.")
 
 
 def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights | str:
@@ -145,12 +150,7 @@ def check_alignment(alignment: Any, weight: Any) -> None:
     TypeError, ValueError
         If the values are unknown, or alignment is insisted on.
     """
-    if isinstance(weight, (bool, np.bool_)) or not isinstance(
-        weight, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"alignment_weight must be a number of at least 0, got {weight!r}.")
-    if not np.isfinite(weight) or weight < 0:
-        raise ValueError(f"alignment_weight must be a number of at least 0, got {weight!r}.")
+    _check_weight("alignment_weight must be a number of at least 0", weight)
     if alignment is None or alignment == "auto":
         return
     if alignment == "factorised":

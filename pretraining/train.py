@@ -1,8 +1,8 @@
 """Pre-train the bundled teacher on synthetic windows: ``python -m pretraining.train``.
 
 1. Describe a sample of windows; cluster the descriptions (k-means).
-2. Accumulate the Gram sums of every cluster, as the linear student does.
-3. Solve a ridge for each cluster, shrunk towards the one fitted to all windows.
+2. Accumulate the Gram sums of every cluster, with the linear student's own code.
+3. Solve each with the student's solver, shrunk towards the fit to all windows.
 4. Keep the horizon patterns that carry the forecasts (a common low-rank basis).
 5. Measure residual quantiles and the best gate temperature on fresh windows.
 """
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from scipy.linalg import eigh, solve
+from scipy.linalg import eigh
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+from distilts_forecaster.students.linear import WindowSums, solve
 from distilts_forecaster.teachers.experts import WEIGHTS, ExpertsTeacher, describe, normalise
 from pretraining.corpus import window_batches
 
@@ -53,34 +54,21 @@ def train(
     projected = pca.transform(described)
     clusters = KMeans(n_experts, n_init=2, random_state=seed).fit(projected)
 
-    gram = np.zeros((n_experts, CONTEXT, CONTEXT))
-    cross = np.zeros((n_experts, CONTEXT, HORIZON))
-    count = np.zeros(n_experts)
+    sums = [WindowSums(1, CONTEXT, HORIZON) for _ in range(n_experts)]
     batches = window_batches(n_batches, CONTEXT, HORIZON, seed)
     for contexts, targets in tqdm(batches, total=n_batches, desc="windows", disable=None):
         rows, target = prepare(contexts, targets)
         member = clusters.predict(pca.transform(describe(rows)))
         for expert in np.unique(member):
             mine = member == expert
-            gram[expert] += rows[mine].T @ rows[mine]
-            cross[expert] += rows[mine].T @ target[mine]
-            count[expert] += mine.sum()
+            sums[expert].add(rows[mine], truth=target[mine])
 
-    common_gram = gram.sum(axis=0) / count.sum()
-    common_cross = cross.sum(axis=0) / count.sum()
-    eye = ridge * np.eye(CONTEXT)
-    experts = np.stack(
-        [
-            solve(
-                gram[e] + shrinkage * common_gram + (count[e] + shrinkage) * eye,
-                cross[e] + shrinkage * common_cross,
-                assume_a="pos",
-            )
-            for e in range(n_experts)
-        ]
-    )
+    common = sum(sums[1:], start=sums[0])
+    common = common * (shrinkage / common.n_truth)
+    no_teacher = np.zeros(HORIZON)
+    experts = np.concatenate([solve(own + common, no_teacher, ridge) for own in sums])
     # Directions over the horizon in which the experts' forecasts have most power.
-    power = sum(w.T @ g @ w for w, g in zip(experts, gram, strict=True))
+    power = sum(w.T @ own.gram_truth[0] @ w for w, own in zip(experts, sums, strict=True))
     eigenvalues, vectors = eigh(power)
     basis = vectors[:, ::-1][:, :rank]
     print(f"rank {rank} keeps {1 - eigenvalues[:-rank].sum() / eigenvalues.sum():.5f} of the power")

@@ -88,7 +88,7 @@ class WindowSums:
     cross_truth, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
     power_truth : numpy.ndarray of float64, shape (K, T)
         Sum of squared targets.
-    n_truth, n_teacher : int
+    n_truth, n_teacher : float
         Rows summed (windows times components, divided by K).
     """
 
@@ -96,10 +96,10 @@ class WindowSums:
         self.gram_truth = np.zeros((n_matrices, n_features, n_features))
         self.cross_truth = np.zeros((n_matrices, n_features, n_outputs))
         self.power_truth = np.zeros((n_matrices, n_outputs))
-        self.n_truth = 0
+        self.n_truth = 0.0
         self.gram_teacher = np.zeros_like(self.gram_truth)
         self.cross_teacher = np.zeros_like(self.cross_truth)
-        self.n_teacher = 0
+        self.n_teacher = 0.0
 
     def add(
         self,
@@ -138,6 +138,13 @@ class WindowSums:
         for name, value in vars(self).items():
             setattr(total, name, value + getattr(other, name))
         return total
+
+    def __mul__(self, weight: float) -> WindowSums:
+        """Return the sums with every window counted ``weight`` times."""
+        weighted = WindowSums(*self.cross_truth.shape)
+        for name, value in vars(self).items():
+            setattr(weighted, name, value * weight)
+        return weighted
 
 
 def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarray:

@@ -140,6 +140,29 @@ def check_quantile_levels(info: TeacherInfo, quantile_levels: Sequence[float]) -
         )
 
 
+def check_name_and_revision(name: str | None, revision: str | None) -> None:
+    """Raise ValueError unless both are given, or neither.
+
+    Parameters
+    ----------
+    name, revision : str or None
+
+    Raises
+    ------
+    ValueError
+        If one is given without the other: together they name labels in the cache.
+
+    Examples
+    --------
+    >>> check_name_and_revision("my model", "2024-05-01")
+    """
+    if (name is None) != (revision is None):
+        raise ValueError(
+            f"Give both name and revision, or neither, got name={name!r}, revision={revision!r}. "
+            "Together they name the labels in the cache."
+        )
+
+
 def interpolate_quantiles(
     quantiles: np.ndarray, known: Sequence[float], wanted: Sequence[float]
 ) -> np.ndarray:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
+    check_name_and_revision,
     check_quantile_levels,
 )
 
@@ -70,11 +71,7 @@ class DartsTeacher:
         revision: str | None = None,
         licence: str | None = None,
     ) -> None:
-        if (name is None) != (revision is None):
-            raise ValueError(
-                f"Give both name and revision, or neither, got name={name!r}, "
-                f"revision={revision!r}. Together they name the labels in the cache."
-            )
+        check_name_and_revision(name, revision)
         kind = type(model).__name__
         self._is_global = isinstance(model, GlobalForecastingModel)
         self._is_foundation = any(c.__name__ == "FoundationModel" for c in type(model).__mro__)

@@ -11,6 +11,7 @@ import numpy as np
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
+    check_name_and_revision,
     check_quantile_levels,
     interpolate_quantiles,
 )
@@ -70,11 +71,7 @@ class FunctionTeacher:
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, got {function!r}.")
-        if (name is None) != (revision is None):
-            raise ValueError(
-                f"Give both name and revision, or neither, got name={name!r}, "
-                f"revision={revision!r}. Together they name the labels in the cache."
-            )
+        check_name_and_revision(name, revision)
         levels = None if quantile_levels is None else tuple(float(q) for q in quantile_levels)
         if levels is not None and (
             not levels or levels[0] <= 0 or levels[-1] >= 1 or np.any(np.diff(levels) <= 0)
