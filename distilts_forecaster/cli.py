@@ -9,6 +9,8 @@ from pathlib import Path
 
 __all__ = ["main"]
 
+_PICTURES = (".png", ".pdf", ".svg", ".jpg")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -53,6 +55,8 @@ def _demo(teacher: str, output: Path, quiet: bool) -> int:
         ) from error
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+    if output.is_dir() or output.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--output {output}: name a file that ends in {', '.join(_PICTURES)}")
     results = []
     for data in demo_series():
         rows = compare(data, teacher, verbose=False if quiet else None)

@@ -27,15 +27,15 @@ from distilts_forecaster.windows import (
     context_windows,
     iterate_chunks,
     normalise_contexts,
-    split_origins,
+    split_windows,
     target_windows,
     to_rows,
 )
 
 __all__ = ["Distilled", "Settings", "TrainingSummary", "distill", "plan_windows"]
 
-#: Tried where distillation_weight="auto".
-ALPHA_GRID = tuple(2.0**k for k in range(-8, 4))
+#: Tried where distillation_weight="auto". Zero is among them: a teacher can be useless.
+ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
 
 #: Tried where horizon_weights="auto".
 TAU_GRID = (0.0, 0.5, 1.0, 2.0)
@@ -192,11 +192,12 @@ def plan_windows(
     """
     length, shift = settings.input_chunk_length, settings.output_chunk_shift
     splits: list[Split | None] = [
-        split_origins(len(s), length, settings.output_chunk_length, shift) if hold_out else None
+        split_windows(s, length, settings.output_chunk_length, shift) if hold_out else None
         for s in series
     ]
-    # Series too short to be split at the horizon of the others are not held out from.
-    horizon = max((split.horizon for split in splits if split), default=0)
+    # The horizon that half of the series can be split at; shorter ones are fitted whole.
+    horizons = sorted((split.horizon for split in splits if split), reverse=True)
+    horizon = horizons[len(horizons) // 2] if horizons else 0
     labelled = (
         [np.zeros(len(s) + 1, dtype=bool) for s in series]
         if labeller is None
@@ -238,14 +239,14 @@ def _spend_budget(
     budget = settings.label_budget
     if budget is None or sum(int(c.sum()) for c in complete) <= budget:
         return complete
-    keys = [
+    keys = (
         (key, i, int(origin))
         for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
         for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
         for key, origin in zip(
             labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
         )
-    ]
+    )
     kept = [np.zeros_like(c) for c in complete]
     for _, i, origin in heapq.nsmallest(budget, keys):
         kept[i][origin] = True
@@ -304,6 +305,14 @@ def distill(
         )
     if validation is not None and not nothing_to_choose:
         horizon = settings.output_chunk_length
+        if not any(
+            complete_windows(s, settings.input_chunk_length, settings.target_stop).any()
+            for s in validation
+        ):
+            raise ValueError(
+                "val_series has no complete window to validate on: every one has missing values. "
+                "Fill them, or leave val_series out."
+            )
     with tqdm(
         total=sum(int(plan.labelled.sum()) for plan in plans),
         desc="labelling",
@@ -329,6 +338,12 @@ def distill(
     )
     decided = time.perf_counter()
     solution = solve(final, chosen.alpha * chosen.weights, chosen.ridge)
+    if not np.isfinite(solution).all():
+        raise ValueError(
+            "The least-squares problem has no finite solution: the series' values or the "
+            f"teacher's forecasts are too large for float32, or distillation_weight="
+            f"{chosen.alpha:g} or ridge={chosen.ridge:g} is too extreme."
+        )
     forecaster = LinearForecaster(solution.astype(np.float32), settings.output_chunk_shift)
     teacher_seconds = labeller.seconds if labeller else 0.0
     possible = sum(
@@ -417,7 +432,7 @@ def _accumulate(
                 labels[mask] = rows
                 labels = windows.normalise_targets(labels)
                 both = np.repeat(truth & labelled, series.raw.shape[1])
-                error = ((labels - targets) * windows.scale)[both]
+                error = ((labels - targets) * windows.scale)[both].astype(np.float64)
                 squared_error += float(np.vdot(error, error))
                 n_errors += error.size
             add = (windows.features, targets, labels, series.raw.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -35,7 +36,12 @@ from distilts_forecaster.validation import (
     check_series,
     check_student,
 )
-from distilts_forecaster.windows import context_windows, iterate_chunks, prepare_series
+from distilts_forecaster.windows import (
+    PreparedSeries,
+    context_windows,
+    iterate_chunks,
+    prepare_series,
+)
 
 __all__ = ["DistilledForecaster"]
 
@@ -229,6 +235,7 @@ class DistilledForecaster(GlobalForecastingModel):
             )
             held_out = [prepare_series(v) for v in checked]
         prepared = [prepare_series(v) for v in values]
+        _warn_of_offsets(prepared)
         if verbose is None:
             verbose = self.model_params["verbose"]
         if settings.distillation_weight == 0:
@@ -319,7 +326,9 @@ class DistilledForecaster(GlobalForecastingModel):
         built = [
             like(
                 s,
-                times_after(s.end_time(), s.freq, n, self.output_chunk_shift, s.time_index.name),
+                times_after(
+                    s.end_time(), s.freq, n, self.output_chunk_shift, s.time_index.name, _unit(s)
+                ),
                 forecast.astype(s.dtype, copy=False),
             )
             for forecast, s in zip(forecasts, inputs, strict=True)
@@ -382,6 +391,8 @@ class DistilledForecaster(GlobalForecastingModel):
         Called by ``historical_forecasts(retrain=False)``; equal to calling
         ``predict`` on each shortened series.
         """
+        if past_covariates is not None or future_covariates is not None:
+            raise ValueError("The linear student takes no covariates: pass the series alone.")
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,
@@ -422,16 +433,18 @@ class DistilledForecaster(GlobalForecastingModel):
     ) -> Any:
         """Yield the origins in chunks and their forecasts (n, horizon, C)."""
         values = np.asfortranarray(series.all_values(copy=False)[:, :, 0])
-        if values.shape[1] != self._n_components:
+        if values.shape[1] != self._n_components or not series.is_deterministic:
             raise ValueError(
-                f"series[{index}] has {values.shape[1]} components; the model was fitted on "
-                f"{self._n_components}."
+                f"series[{index}] has {values.shape[1]} components and {series.n_samples} samples; "
+                f"the model was fitted on {self._n_components} components and forecasts "
+                "deterministic series."
             )
-        used = values[origins[0] - self.input_chunk_length : origins[-1]]
-        if not np.isfinite(used).all():
+        missing = np.concatenate([[0], np.cumsum(~np.isfinite(values).all(axis=1))])
+        n_missing = missing[origins] - missing[origins - self.input_chunk_length]
+        if n_missing.any():
             raise ValueError(
-                f"series[{index}] has {int((~np.isfinite(used)).sum())} missing or infinite "
-                "values in the steps to forecast from. Fill them, for instance with "
+                f"series[{index}] has up to {n_missing.max()} steps with missing or infinite "
+                "values in a context to forecast from. Fill them, for instance with "
                 "darts.utils.missing_values.fill_missing_values."
             )
         for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
@@ -486,7 +499,7 @@ class DistilledForecaster(GlobalForecastingModel):
 
         Parameters
         ----------
-        path : path-like or binary file, optional
+        path : path-like or file opened with ``open(..., "wb")``, optional
             By default a name with class and time in the working directory.
         clean : bool, default False
             Leave out the training series.
@@ -562,6 +575,25 @@ def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         name: value if name == "teacher" else copy.deepcopy(value)
         for name, value in parameters.items()
     }
+
+
+def _warn_of_offsets(series: Sequence[PreparedSeries]) -> None:
+    """Warn where the teacher's float32 contexts lose the series under its level."""
+    worst = max(
+        float((np.abs(s.location) / s.spread)[np.nanstd(s.values, axis=0) > 0].max(initial=0.0))
+        for s in series
+    )
+    if worst > 1e5:
+        warnings.warn(
+            f"A series varies by 1/{worst:.0e} of its level, which a teacher does not see in "
+            "float32. Subtract a constant from it before fit, and add it to the forecasts.",
+            stacklevel=3,
+        )
+
+
+def _unit(series: TimeSeries) -> str | None:
+    """Return the resolution of the time index: equal timestamps may differ in it."""
+    return getattr(series.time_index, "unit", None)
 
 
 def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

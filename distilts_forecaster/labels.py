@@ -9,16 +9,19 @@ backtest that fits again at every step, a clone and tomorrow's run all find it.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import threading
 import time
+import uuid
 import warnings
+import weakref
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -29,6 +32,12 @@ __all__ = ["DiskStore", "LabelStore", "Labeller", "MemoryStore", "open_store"]
 #: Rows (windows times components) labelled between two commits: what an
 #: interruption can cost at most.
 ROWS_PER_COMMIT = 256
+
+#: How long a write waits for another process's.
+_BUSY_MILLISECONDS = 60_000
+
+#: Layout of the database; one with another is emptied.
+_LAYOUT = 1
 
 #: SQLite accepts at least 999 variables in a statement.
 _KEYS_PER_QUERY = 900
@@ -63,7 +72,8 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
-        self._mutex = threading.RLock()
+        self._mutex = threading.Lock()
+        self._labelling: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the labels that are there."""
@@ -83,8 +93,9 @@ class MemoryStore:
                 self._size -= len(self._entries.popitem(last=False)[1])
 
     def lock(self, teacher: str) -> AbstractContextManager:
-        """Hold off other threads."""
-        return self._mutex
+        """Hold off other threads that would label with this teacher."""
+        with self._mutex:
+            return self._labelling[teacher]
 
     def close(self) -> None:
         """Do nothing: the labels stay for the process's next fit."""
@@ -93,7 +104,7 @@ class MemoryStore:
 class DiskStore:
     """Labels on disk, shared by processes and kept between runs.
 
-    One SQLite database: writes are atomic, readers never wait, and an
+    One SQLite database: writes are atomic, readers do not wait for writers, and an
     interrupted process leaves whole entries only. Each entry carries a checksum;
     one that does not fit is labelled again, and a file that is not a database is
     replaced.
@@ -128,11 +139,17 @@ class DiskStore:
         """Open the database while nobody else does."""
         # Waiting for another process's write is fine, it takes milliseconds.
         connection = sqlite3.connect(
-            self.path, timeout=60.0, isolation_level=None, check_same_thread=False
+            self.path,
+            timeout=_BUSY_MILLISECONDS / 1000,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+                connection.execute("DROP TABLE IF EXISTS labels")
+                connection.execute(f"PRAGMA user_version={_LAYOUT}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS labels (key BLOB PRIMARY KEY, value BLOB NOT NULL, "
                 "checksum INTEGER NOT NULL, used INTEGER NOT NULL)"
@@ -176,10 +193,18 @@ class DiskStore:
                 ).fetchall()
                 found |= {key: value for key, value, check in rows if zlib.crc32(value) == check}
                 if rows:
-                    self._connection.execute(
-                        f"UPDATE labels SET used = {time.time_ns()} {among}", part
-                    )
+                    self._touch(among, part)
         return found
+
+    def _touch(self, among: str, keys: Sequence[bytes]) -> None:
+        """Note that entries were used, unless somebody else is writing or none can."""
+        self._connection.execute("PRAGMA busy_timeout=0")
+        try:
+            self._connection.execute(f"UPDATE labels SET used = {time.time_ns()} {among}", keys)
+        except sqlite3.OperationalError:
+            pass  # they are a little more likely to go
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
 
     def put(self, entries: dict[bytes, bytes]) -> None:
         """Keep labels, all or none, and drop the least recently used beyond the bound."""
@@ -192,7 +217,8 @@ class DiskStore:
                 self._evict()
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk has ended it already
+                    self._connection.execute("ROLLBACK")
                 raise
 
     def _evict(self) -> None:
@@ -208,7 +234,7 @@ class DiskStore:
             "SELECT count(*), avg(length(value) + 64) FROM labels"
         ).fetchone()
         # A tenth at least: sorting by age is not to be done at every write.
-        drop = max(int(excess / mean) + 1, count // 10)
+        drop = max(int(excess / (mean or 1)) + 1, count // 10)
         self._connection.execute(
             "DELETE FROM labels WHERE key IN (SELECT key FROM labels ORDER BY used LIMIT ?)",
             (drop,),
@@ -230,7 +256,7 @@ class DiskStore:
 _PROCESS_STORE = MemoryStore()
 
 
-def open_store(cache_dir: str | Path | bool | None, lasting: bool) -> LabelStore:
+def open_store(cache_dir: str | os.PathLike | Literal[False] | None, lasting: bool) -> LabelStore:
     """Open the store for a teacher's labels.
 
     Parameters
@@ -247,7 +273,7 @@ def open_store(cache_dir: str | Path | bool | None, lasting: bool) -> LabelStore
     """
     if cache_dir is False or not lasting:
         return _PROCESS_STORE
-    if cache_dir is None or cache_dir is True:
+    if cache_dir is None:
         from platformdirs import user_cache_path
 
         directory = user_cache_path("distilts_forecaster")
@@ -262,6 +288,38 @@ def open_store(cache_dir: str | Path | bool | None, lasting: bool) -> LabelStore
             stacklevel=2,
         )
         return _PROCESS_STORE
+
+
+#: Teachers without a revision by the id of what they wrap, with a token each. What is
+#: wrapped is held weakly; when it goes, so does its token, and its id may be used again.
+_tokens: dict[tuple[int, int], tuple[object, str]] = {}
+
+
+def _cache_identity(teacher: Teacher) -> str:
+    """Return what tells a teacher's labels from all others.
+
+    With a revision: name, revision and precision. Without: a token for the very
+    function, model or object, in this process.
+    """
+    info = teacher.info
+    if info.revision is not None:
+        return repr((info.name, info.revision, info.dtype))
+    # Functions and Darts models are wrapped anew each time they are passed.
+    wrapped = getattr(teacher, "wrapped", teacher)
+    # A bound method is a new object each time it is looked up.
+    owner = getattr(wrapped, "__self__", wrapped)
+    key = (id(owner), id(getattr(wrapped, "__func__", wrapped)))
+    if key not in _tokens:
+
+        def forget(_: object) -> None:
+            _tokens.pop(key, None)
+
+        try:
+            held: object = weakref.ref(owner, forget)
+        except TypeError:  # cannot be held weakly, so its id must not be used again
+            held = owner
+        _tokens[key] = (held, uuid.uuid4().hex)
+    return repr((_tokens[key][1], info.dtype, info.quantile_levels))
 
 
 class Labeller:
@@ -301,13 +359,11 @@ class Labeller:
         self.n_labelled = 0
         self.n_from_cache = 0
         self.seconds = 0.0
+        self._identity = _cache_identity(teacher)
 
     def keys(self, contexts: np.ndarray) -> list[bytes]:
         """Return the key of each window (N, L, C)."""
-        request = (
-            f"{self.teacher.info.identity}|{self.horizon}|{self.quantile_levels}|"
-            f"{contexts.shape[1:]}"
-        )
+        request = f"{self._identity}|{self.horizon}|{self.quantile_levels}|{contexts.shape[1:]}"
         namespace = hashlib.blake2b(request.encode(), digest_size=32).digest()
         contexts = np.ascontiguousarray(contexts, dtype="<f4")
         if np.isnan(contexts).any():  # one bit pattern for missing
@@ -355,7 +411,7 @@ class Labeller:
         n_bytes = 4 * int(np.prod(shape))
         return {
             key: np.frombuffer(value, dtype="<f4").reshape(shape)
-            for key, value in self.store.get(list(keys)).items()
+            for key, value in self._try(self.store.get, list(keys), {}).items()
             if len(value) == n_bytes
         }
 
@@ -363,7 +419,7 @@ class Labeller:
         self, contexts: np.ndarray, missing: dict[bytes, int], shape: tuple[int, ...]
     ) -> dict[bytes, np.ndarray]:
         """Label windows that were missing a moment ago."""
-        with self.store.lock(self.teacher.info.identity):
+        with self.store.lock(self._identity):
             # Another process may have labelled them while this one waited.
             found = self._read(list(missing), shape)
             self.n_from_cache += len(found)
@@ -378,15 +434,31 @@ class Labeller:
                 self.seconds += time.perf_counter() - start
                 labels = self._check(forecast.quantiles, (len(todo), *shape))
                 made = dict(zip(todo, labels, strict=True))
-                self.store.put({key: label.tobytes() for key, label in made.items()})
+                self._try(
+                    self.store.put, {key: label.tobytes() for key, label in made.items()}, None
+                )
                 self.n_labelled += len(made)
                 found |= made
         self.on_progress(len(missing))
         return found
 
+    def _try(self, action: Callable[[Any], Any], argument: Any, otherwise: Any) -> Any:
+        """Use the store, or go on in memory where it fails: labels are too dear to lose."""
+        try:
+            return action(argument)
+        except sqlite3.OperationalError as error:
+            warnings.warn(
+                f"The label cache failed ({error}): labels are kept in this process only. "
+                "Is the disk full, or the cache directory read-only?",
+                stacklevel=2,
+            )
+            self.store = _PROCESS_STORE
+            return getattr(self.store, action.__name__)(argument) or otherwise
+
     def _check(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Refuse labels that are not what was asked for, before they are stored."""
-        labels = np.ascontiguousarray(labels, dtype="<f4")
+        # A copy: the teacher may use its array again.
+        labels = np.array(labels, dtype="<f4", order="C")
         if labels.shape != shape:
             raise ValueError(
                 f"Teacher {self.teacher.info.name!r} returned forecasts of shape {labels.shape}, "

@@ -11,7 +11,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -212,13 +211,21 @@ def load_student(directory: str | os.PathLike) -> LinearForecaster:
         If the directory does not hold a student of a known format, or its arrays
         are not what its configuration says, or not finite.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     source = Path(directory)
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (source / name).is_file()]
     if missing:
         raise ValueError(f"{source} is not a saved student: {' and '.join(missing)} missing.")
-    config: dict[str, Any] = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+        arrays = load_file(source / WEIGHTS_FILE)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{source} is not a saved student: {error}") from error
+    expected_keys = {"input_chunk_length", "output_chunk_length", "output_chunk_shift"}
+    if not isinstance(config, dict) or not expected_keys <= config.keys():
+        raise ValueError(f"{source / CONFIG_FILE} must hold {sorted(expected_keys)}.")
     known = {"format_version": FORMAT_VERSION, "student": "linear"}
     for key, value in known.items():
         if config.get(key) != value:
@@ -226,7 +233,6 @@ def load_student(directory: str | os.PathLike) -> LinearForecaster:
                 f"{source / CONFIG_FILE} has {key}={config.get(key)!r}; this version reads "
                 f"{value!r}."
             )
-    arrays = load_file(source / WEIGHTS_FILE)
     if set(arrays) != {"weights"}:
         raise ValueError(f"{source / WEIGHTS_FILE} holds {sorted(arrays)}, not weights.")
     weights = arrays["weights"]

@@ -133,7 +133,8 @@ def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights | str:
     if isinstance(weights, str) and weights == "auto":
         return weights
     resolve_horizon_weights(weights, horizon)
-    return weights
+    # A copy: what the user's list becomes later is not what was checked.
+    return weights if callable(weights) or np.isscalar(weights) else tuple(weights)
 
 
 def check_alignment(alignment: Any, weight: Any) -> None:

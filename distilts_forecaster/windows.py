@@ -26,7 +26,7 @@ __all__ = [
     "iterate_chunks",
     "normalise_contexts",
     "prepare_series",
-    "split_origins",
+    "split_windows",
     "target_windows",
 ]
 
@@ -195,14 +195,14 @@ def complete_windows(
     return complete
 
 
-def split_origins(
-    n_points: int,
+def split_windows(
+    series: PreparedSeries,
     input_chunk_length: int,
     output_chunk_length: int,
     output_chunk_shift: int = 0,
     held_out: float = 0.2,
 ) -> Split | None:
-    """Hold out the last windows of one series, with no target on both sides.
+    """Hold out the last complete windows of one series, with no target on both sides.
 
     A window whose target straddles the border is used by neither side. Where the
     history is too short for that at the full horizon (512 -> 96 with 700 points:
@@ -211,8 +211,8 @@ def split_origins(
 
     Parameters
     ----------
-    n_points : int
-        Length of the series.
+    series : PreparedSeries
+        The series to split.
     input_chunk_length, output_chunk_length, output_chunk_shift : int
         Shape of the windows.
     held_out : float, default 0.2
@@ -225,20 +225,21 @@ def split_origins(
 
     Examples
     --------
-    >>> split_origins(1000, 512, 96)
+    >>> import numpy as np
+    >>> split_windows(prepare_series(np.arange(1000.0)[:, None]), 512, 96)
     Split(fit_stop=731, validation_start=826, horizon=96)
-    >>> split_origins(700, 512, 96).horizon
+    >>> split_windows(prepare_series(np.arange(700.0)[:, None]), 512, 96).horizon
     48
     """
     horizon = output_chunk_length
     while horizon >= 1:
-        last = n_points - output_chunk_shift - horizon  # origin of the last window
-        n_windows = last - input_chunk_length + 1
-        n_validation = max(1, round(held_out * n_windows))
-        start = last - n_validation + 1
-        fit_stop = start - horizon + 1
-        if fit_stop - input_chunk_length >= max(1, n_windows / 3):
-            return Split(fit_stop, start, horizon)
+        complete = complete_windows(series, input_chunk_length, output_chunk_shift + horizon)
+        origins = np.flatnonzero(complete)
+        if len(origins):
+            start = int(origins[-max(1, round(held_out * len(origins)))])
+            fit_stop = start - horizon + 1
+            if (origins < fit_stop).sum() >= max(1, len(origins) / 3):
+                return Split(fit_stop, start, horizon)
         horizon //= 2
     return None
 

@@ -62,6 +62,7 @@ def test_the_demo_runs_offline(monkeypatch):
     [
         (["--teacher", "nobody"], "Unknown teacher 'nobody'"),
         (["--output", "/no/such/folder/x.png"], "does not exist"),
+        (["--output", "picture.xyz"], "name a file that ends in .png"),
     ],
 )
 @pytest.mark.usefixtures("_small")

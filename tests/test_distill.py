@@ -5,6 +5,7 @@ from conftest import seasonal
 from distilts_forecaster.distill import Settings, distill, plan_windows
 from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.students import Linear
+from distilts_forecaster.teachers import FunctionTeacher
 from distilts_forecaster.windows import prepare_series
 
 L, T = 24, 6
@@ -246,3 +247,54 @@ def test_memory_does_not_grow_with_the_series():
 
     # 60,000 windows of 256 float32 are 61 MB.
     assert peak(60_000) - peak(20_000) < 10e6
+
+
+def test_a_useless_teacher_gets_no_weight():
+    def far_off(contexts, horizon):
+        return 1e4 * contexts[:, -horizon:]
+
+    values = seasonal(400)
+    alone, taught = fit(values), fit(values, FunctionTeacher(far_off))
+    assert taught.summary.distillation_weight == 0.0
+    np.testing.assert_allclose(taught.student.weights, alone.student.weights, atol=1e-6)
+
+
+def test_a_teacher_beyond_float32_is_refused():
+    def astronomic(contexts, horizon):
+        return 1e37 * np.sign(contexts[:, -horizon:])
+
+    with pytest.raises(ValueError, match="no finite solution"):
+        fit(1e-6 * seasonal(200), FunctionTeacher(astronomic), distillation_weight=1.0)
+
+
+def test_one_longer_series_does_not_take_over_the_validation():
+    short = [seasonal(L + T + 6, seed=i) for i in range(9)]
+    plans, horizon = plan_windows(
+        [prepare_series(v) for v in [seasonal(300), *short]], Settings(L, T)
+    )
+    assert horizon < T
+    assert all(plan.validation.any() for plan in plans)
+
+
+def test_gaps_at_either_end_do_not_use_up_the_validation(teacher):
+    for gap in (slice(None, 140), slice(-140, None)):
+        values = seasonal(300)
+        values[gap] = np.nan
+        summary = fit(values, teacher).summary
+        assert summary.validation_horizon == T
+        assert summary.validation_error > 0
+
+
+def test_validation_series_without_a_complete_window_are_refused(teacher):
+    values = seasonal(60)
+    values[::20] = np.nan
+    with pytest.raises(ValueError, match="val_series has no complete window"):
+        fit(seasonal(200), teacher, validation=values)
+    assert teacher.n_asked == 0
+
+
+def test_errors_of_a_perfect_fit_are_not_negative():
+    summary = fit(seasonal(300, noise=0.0), student=Linear(ridge=1e-9)).summary
+    assert summary.validation_error is None
+    summary = fit(np.sin(np.arange(300.0) / 3)[:, None]).summary
+    assert summary.validation_error_without_teacher >= 0

@@ -496,3 +496,44 @@ def test_progress_is_shown_on_request_only(teacher, capsys):
     assert capsys.readouterr().err == ""
     make(teacher, verbose=True).fit(series(seed=2))
     assert "labelling" in capsys.readouterr().err
+
+
+def test_backtests_refuse_what_predict_refuses(teacher):
+    data = series()
+    model = make(teacher).fit(data)
+    with pytest.raises(ValueError, match="covariates"):
+        model.historical_forecasts(data, past_covariates=data, retrain=False)
+    samples = TimeSeries.from_values(np.random.default_rng(0).normal(size=(100, 1, 5)))
+    with pytest.raises(ValueError, match="5 samples"):
+        model.historical_forecasts(samples, retrain=False)
+
+
+def test_backtests_take_a_gap_that_no_context_touches(teacher):
+    gap = with_value(np.nan, slice(30, 33))
+    model = make(teacher).fit(with_value(0.5))
+    arguments = {"retrain": False, "start": 60, "stride": 7, "forecast_horizon": T}
+    fast, slow = (
+        model.historical_forecasts(gap, enable_optimization=e, **arguments) for e in (True, False)
+    )
+    np.testing.assert_allclose(fast.values(), slow.values(), rtol=1e-5, atol=1e-6)
+
+
+def test_times_keep_their_resolution(teacher):
+    data = series()
+    model = make(teacher).fit(data)
+    for unit in ("s", "ns"):
+        times = data.time_index.as_unit(unit)
+        other = TimeSeries.from_times_and_values(times, data.values())
+        assert model.predict(T, series=other).time_index.unit == unit
+
+
+def test_a_list_of_weights_may_change_afterwards(teacher):
+    weights = [1.0] * T
+    model = make(teacher, horizon_weights=weights)
+    weights.append(1.0)
+    assert len(model.fit(series()).training_summary_.horizon_weights) == T
+
+
+def test_a_level_that_hides_the_series_from_its_teacher_is_said(teacher):
+    with pytest.warns(UserWarning, match="Subtract a constant"):
+        make(teacher).fit(series() + 1e8)

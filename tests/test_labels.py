@@ -243,3 +243,94 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path):
     with pytest.warns(UserWarning, match="writable cache_dir"):
         store = open_store(tmp_path / "file" / "cache", lasting=True)
     assert isinstance(store, MemoryStore)
+
+
+def constant(value):
+    return FunctionTeacher(lambda contexts, horizon: np.full((len(contexts), horizon, 1), value))
+
+
+class Nameless:
+    """A teacher of the user's own with the default revision."""
+
+    def __init__(self, value):
+        self.value = value
+        self.info = TeacherInfo("mine")
+
+    def forecast(self, contexts, horizon, quantile_levels):
+        return TeacherForecast(np.full((len(contexts), horizon, 1, 1), self.value))
+
+
+@pytest.mark.parametrize("kind", [constant, Nameless])
+def test_teachers_without_identity_are_never_mistaken_for_each_other(store, kind):
+    for value in range(200):  # many: ids are used again
+        labels = Labeller(kind(float(value)), store, H).label(windows(2))
+        np.testing.assert_array_equal(labels, float(value))
+
+
+def test_bound_methods_are_known_again(store):
+    class Model:
+        asked = 0
+
+        def forecast(self, contexts, horizon):
+            self.asked += len(contexts)
+            return contexts[:, :horizon]
+
+    one, other = Model(), Model()
+    for _ in range(2):
+        for model in (one, other):
+            Labeller(FunctionTeacher(model.forecast), store, H).label(windows(5))
+    assert (one.asked, other.asked) == (5, 5)
+
+
+def test_names_and_revisions_cannot_run_into_each_other(store, tmp_path):
+    first = CountingTeacher(tmp_path / "a", name="a|b", revision="c")
+    second = CountingTeacher(tmp_path / "b", name="a", revision="b|c")
+    for teacher in (first, second):
+        Labeller(teacher, store, H).label(windows(3))
+    assert second.n_asked == 3
+
+
+def test_a_teacher_may_use_its_array_again(store, monkeypatch):
+    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 4)
+    buffer = np.empty((4, H, 1), dtype=np.float32)
+
+    def reusing(contexts, horizon):
+        buffer[: len(contexts)] = contexts[:, :horizon]
+        return buffer[: len(contexts)]
+
+    labels = Labeller(FunctionTeacher(reusing), store, H).label(windows(10))
+    np.testing.assert_array_equal(labels[..., 0], windows(10)[:, :H])
+
+
+def test_a_store_that_fails_does_not_cost_the_labels(tmp_path, teacher):
+    store = DiskStore(tmp_path)
+    store._connection.execute("PRAGMA max_page_count=12")  # as a full disk
+    with pytest.warns(UserWarning, match="label cache failed"):
+        labels = Labeller(teacher, store, H).label(windows(600))
+    np.testing.assert_array_equal(labels, teacher.forecast(windows(600), H, (0.5,)).quantiles)
+
+
+def test_reading_does_not_wait_for_a_writer(tmp_path, teacher):
+    store = DiskStore(tmp_path)
+    Labeller(teacher, store, H).label(windows(5))
+    writer = sqlite3.connect(store.path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    again = Labeller(teacher, store, H)
+    again.label(windows(5))
+    writer.execute("ROLLBACK")
+    writer.close()
+    assert again.n_from_cache == 5
+
+
+def test_a_database_of_another_layout_is_emptied(tmp_path, teacher):
+    with sqlite3.connect(tmp_path / "labels.sqlite") as connection:
+        connection.execute("CREATE TABLE labels (something INTEGER)")
+    connection.close()
+    assert len(Labeller(teacher, DiskStore(tmp_path), H).label(windows(3))) == 3
+
+
+def test_threads_with_different_teachers_do_not_wait_for_each_other():
+    store = MemoryStore()
+    with store.lock("one"):
+        assert store.lock("two").acquire(blocking=False)
+        assert not store.lock("one").acquire(blocking=False)

@@ -122,6 +122,12 @@ def damage(directory, kind):
     elif kind == "shape":
         config = json.loads((directory / "config.json").read_text())
         (directory / "config.json").write_text(json.dumps({**config, "input_chunk_length": 4}))
+    elif kind == "list":
+        (directory / "config.json").write_text("[]")
+    elif kind == "text":
+        (directory / "config.json").write_text("no json")
+    elif kind == "weights":
+        (directory / "model.safetensors").write_bytes(b"no weights")
     elif kind == "infinite":
         weights = student().weights.copy()
         weights[0, 0, 0] = np.inf
@@ -135,6 +141,9 @@ def damage(directory, kind):
         ("version", "format_version=99"),
         ("shape", "not what its config says"),
         ("infinite", "finite"),
+        ("list", "must hold"),
+        ("text", "is not a saved student"),
+        ("weights", "is not a saved student"),
     ],
 )
 def test_a_directory_that_is_not_a_student_is_refused(tmp_path, kind, message):

@@ -115,6 +115,16 @@ def test_other_weights_are_another_teacher(tmp_path):
     assert len(revisions) == 2
 
 
+def test_weights_in_the_older_format_tell_teachers_apart(tmp_path):
+    revisions = set()
+    for content in (b"one", b"two"):
+        save_bolt(tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        revisions.add(load_teacher(tmp_path).info.revision)
+    assert len(revisions) == 2
+
+
 def test_the_licence_is_read_from_the_model_card(directories, tmp_path):
     assert load_teacher(directories["bolt"]).info.licence is None
     save_bolt(tmp_path)

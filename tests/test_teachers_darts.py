@@ -60,6 +60,30 @@ def test_an_unfitted_model_is_refused():
         load_teacher(LinearRegressionModel(lags=12))
 
 
+def test_a_shifted_model_is_refused():
+    model = LinearRegressionModel(lags=12, output_chunk_length=4, output_chunk_shift=2)
+    with pytest.raises(ValueError, match="output_chunk_shift=2 steps late"):
+        load_teacher(model.fit(TimeSeries.from_values(DATA)))
+
+
+def test_a_torch_model_with_a_likelihood_answers_with_its_median(tmp_path):
+    pytest.importorskip("pytorch_lightning", reason="needs the extra torch")
+    from darts.models import NLinearModel
+    from darts.utils.likelihood_models.torch import GaussianLikelihood
+
+    model = NLinearModel(
+        24, 4, likelihood=GaussianLikelihood(), normalize=False, n_epochs=1, work_dir=str(tmp_path),
+        pl_trainer_kwargs={
+            "accelerator": "cpu", "enable_progress_bar": False, "logger": False,
+        },
+    ).fit(TimeSeries.from_values(DATA[:, :1]))  # fmt: skip
+    same = np.repeat(CONTEXTS[:1, :, :1], 8, axis=0)
+    labels = load_teacher(model).forecast(same, 4, (0.5,)).quantiles
+    draws = model.predict(4, series=TimeSeries.from_values(same[0]), num_samples=200)
+    # The median of 200 draws varies by a tenth of what a draw does.
+    assert labels.std(axis=0).mean() < 0.3 * draws.all_values().std(axis=2).mean()
+
+
 def test_covariates_are_refused():
     covariates = TimeSeries.from_values(DATA)
     model = LinearRegressionModel(lags=12, lags_past_covariates=3).fit(

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import seasonal
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -9,7 +10,7 @@ from distilts_forecaster.windows import (
     iterate_chunks,
     normalise_contexts,
     prepare_series,
-    split_origins,
+    split_windows,
     target_windows,
     to_rows,
 )
@@ -45,7 +46,7 @@ def test_rows_are_ordered_by_window_then_component():
     shift=st.integers(0, 5),
 )
 def test_no_target_is_on_both_sides_of_a_split(n, length, steps, shift):
-    split = split_origins(n, length, steps, shift)
+    split = split_windows(prepare_series(np.arange(float(n))[:, None]), length, steps, shift)
     if split is None:
         assert n - length - shift < 4  # too few windows to split even one step
         return
@@ -58,8 +59,17 @@ def test_no_target_is_on_both_sides_of_a_split(n, length, steps, shift):
 
 
 def test_the_full_horizon_is_validated_on_where_the_history_allows_it():
-    assert split_origins(1000, 512, 96).horizon == 96
-    assert split_origins(700, 512, 96).horizon == 48
+    assert split_windows(prepare_series(seasonal(1000)), 512, 96).horizon == 96
+    assert split_windows(prepare_series(seasonal(700)), 512, 96).horizon == 48
+
+
+def test_a_split_counts_complete_windows_only():
+    values = seasonal(500)
+    whole = split_windows(prepare_series(values[:300]), 24, 6)
+    values[300:] = np.nan
+    assert split_windows(prepare_series(values), 24, 6) == whole
+    values[:] = np.nan
+    assert split_windows(prepare_series(values), 24, 6) is None
 
 
 @given(

@@ -242,7 +242,8 @@ def validation_errors(
             for j, candidate in enumerate(alpha_weights):
                 fitted = _coefficients(values, truth, teacher, candidate)
                 errors[i, j] += np.vdot(fitted, gram @ fitted - 2.0 * cross) + power
-    return errors / count
+    # A difference of large numbers: what is left of a perfect fit may be negative.
+    return np.maximum(errors / count, 0.0)
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,10 @@ _ERRORS_PER_WINDOW = 4.0
 _MOST_ERRORS = 100.0
 
 
+#: What alpha = 0 counts as, on the prior's logarithmic scale.
+_NO_WEIGHT = 2.0**-9
+
+
 def _ridge_penalty(ridge: float, n_truth: float) -> float:
     """Return the prior's penalty on lambda: one per factor of ten from its centre."""
     centre = _PRIOR_SCALE / np.sqrt(max(n_truth, 1.0))
@@ -355,10 +360,9 @@ def _ridge_penalty(ridge: float, n_truth: float) -> float:
 
 def _teacher_penalty(alpha: float, weights: np.ndarray, n_truth: float, ratio: float) -> float:
     """Return the prior's penalty on alpha (per factor of two) and on tau (from the paper's 1)."""
-    total = 0.0
-    if alpha > 0:
-        centre = _PRIOR_SCALE / np.sqrt(max(n_truth, 1.0)) * ratio**2
-        total += 0.5 * np.log2(alpha / centre) ** 2
+    centre = max(_PRIOR_SCALE / np.sqrt(max(n_truth, 1.0)) * ratio**2, _NO_WEIGHT)
+    # No weight at all counts as next to none.
+    total = float(0.5 * np.log2(max(alpha, _NO_WEIGHT) / centre) ** 2)
     if weights[0] > 0 and weights[-1] > 0:
         total += 0.5 * (np.log(weights[-1] / weights[0]) - 1.0) ** 2
     return float(total)

@@ -78,7 +78,7 @@ class TeacherInfo:
 
     @property
     def identity(self) -> str:
-        """The part that labels depend on, as a cache key."""
+        """Name, revision and precision, for people to read."""
         return f"{self.name}|{self.revision}|{self.dtype}"
 
 

@@ -35,6 +35,9 @@ ROWS_PER_BATCH = 256
 #: Sample paths drawn from Chronos-T5, which has no quantiles of its own.
 T5_SAMPLES = 20
 
+#: What makes one model differ from another.
+_FILES = ("*.json", "*.safetensors", "*.bin")
+
 #: Pipelines kept loaded in this process, most recently used last.
 _MAX_LOADED = 1
 _loaded: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
@@ -124,7 +127,7 @@ class ChronosTeacher:
         kind = self._kind
         quantiles = chronos.get("quantiles")
         return TeacherInfo(
-            # The name is not part of the identity where a digest of the files is.
+            # A directory may be moved: its digest says what it holds.
             name=self._name if self._revision else f"chronos:{self.directory.name}",
             revision=self._revision or _digest(self.directory),
             dtype="float32",
@@ -153,7 +156,7 @@ class ChronosTeacher:
         horizon : int
             Steps to forecast, T.
         quantile_levels : sequence of float
-            Bolt: 0.1 to 0.9; Chronos-2: 0.01 to 0.99; T5: any.
+            Bolt: 0.1 to 0.9; Chronos-2 and T5: 0.01 to 0.99.
 
         Returns
         -------
@@ -255,8 +258,12 @@ def _quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@lru_cache(maxsize=8)
 def from_hub(name: str) -> ChronosTeacher:
     """Fetch a model by hub name, or take it from the hub's local cache.
+
+    Asked of the hub once in a process: a backtest that refits a hundred times does
+    not ask a hundred times.
 
     Parameters
     ----------
@@ -296,7 +303,7 @@ def from_hub(name: str) -> ChronosTeacher:
 
 def _digest(directory: Path) -> str:
     """Hash the configuration and the weights, once for each state of the files."""
-    paths = sorted((*directory.glob("*.json"), *directory.glob("*.safetensors")))
+    paths = sorted(p for pattern in _FILES for p in directory.glob(pattern))
     return _hash_files(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths))
 
 

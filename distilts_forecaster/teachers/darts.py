@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,6 @@ from distilts_forecaster.teachers.base import (
 )
 
 __all__ = ["DartsTeacher"]
-
-_serial_numbers = itertools.count()
 
 #: Sample paths drawn from a probabilistic model for each quantile forecast.
 SAMPLES = 200
@@ -39,6 +36,9 @@ class DartsTeacher:
 
     Windows carry an integer index: a model that encodes the calendar, or was
     fitted with covariates, cannot be a teacher.
+
+    Without a name and a revision, its labels are kept in this process, for as long
+    as the model lives. Do not fit it again meanwhile: its old labels would be found.
 
     Parameters
     ----------
@@ -75,6 +75,7 @@ class DartsTeacher:
         kind = type(model).__name__
         self._is_global = isinstance(model, GlobalForecastingModel)
         self._is_foundation = any(c.__name__ == "FoundationModel" for c in type(model).__mro__)
+        self._is_torch = any(c.__name__ == "TorchForecastingModel" for c in type(model).__mro__)
         if self._is_global and not model._fit_called and not self._is_foundation:
             raise ValueError(
                 f"The Darts model {kind} is not fitted: a teacher must know how to forecast. "
@@ -90,16 +91,31 @@ class DartsTeacher:
                 f"The Darts model {kind} uses covariates, which windows do not carry. "
                 "Fit a teacher without covariates and add_encoders."
             )
+        if model.output_chunk_shift:
+            raise ValueError(
+                f"The Darts model {kind} starts its forecasts output_chunk_shift="
+                f"{model.output_chunk_shift} steps late; a teacher must start with the next step."
+            )
+        self._is_probabilistic = (
+            model.likelihood is not None
+            if self._is_torch  # unfitted, it cannot say yet whether it is
+            else model.supports_probabilistic_prediction
+        )
         self.model = model
         longest = None if self._is_foundation else _context_length(model)
         self.info = TeacherInfo(
-            name=name or f"{kind}#{next(_serial_numbers)}",
+            name=name or kind,
             revision=revision,
             licence=licence,
             native_horizon=model.output_chunk_length,
             longest_context=longest,
-            quantile_levels=(0.01, 0.99) if model.supports_probabilistic_prediction else None,
+            quantile_levels=(0.01, 0.99) if self._is_probabilistic else None,
         )
+
+    @property
+    def wrapped(self) -> ForecastingModel:
+        """The model: labels without a revision belong to it."""
+        return self.model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DartsTeacher:
         """Return itself: a deep copy of a fitted torch model loses its network."""
@@ -144,8 +160,8 @@ class DartsTeacher:
             contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
         series = [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
         point_only = tuple(quantile_levels) == (0.5,)
-        probabilistic = self.model.supports_probabilistic_prediction
-        samples = SAMPLES if probabilistic and not point_only else 1
+        # A torch model with a likelihood answers num_samples=1 with one random draw.
+        samples = SAMPLES if self._is_probabilistic and (self._is_torch or not point_only) else 1
         if self._is_global:
             if not self.model._fit_called:
                 self.model.fit(series[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,12 +17,6 @@ from distilts_forecaster.teachers.base import (
 
 __all__ = ["FunctionTeacher"]
 
-_serial_numbers = itertools.count()
-
-#: Functions seen in this process and their serial number, by id. The function is
-#: kept so that its id cannot be given to another one.
-_seen: dict[int, tuple[Callable[..., Any], int]] = {}
-
 
 class FunctionTeacher:
     """Wrap ``function(contexts (N, L, C), horizon) -> (N, T, C) or (N, T, C, Q)``.
@@ -35,7 +28,8 @@ class FunctionTeacher:
     name, revision : str, optional
         Give both to keep the labels on disk: a function's code and the data it
         closes over cannot be told apart otherwise. Change ``revision`` whenever
-        what the function returns changes.
+        what the function returns changes. Without them, labels are kept in this
+        process, for as long as the function lives, and it must not change.
     quantile_levels : sequence of float, optional
         Levels of the last axis, where there is one. Without it, the middle one of
         an odd number is taken for the median.
@@ -82,13 +76,15 @@ class FunctionTeacher:
             )
         self.function = function
         self._levels = levels
-        if name is None:
-            # The same function is the same teacher for as long as this process lives.
-            _, serial = _seen.setdefault(id(function), (function, next(_serial_numbers)))
-            name = f"{getattr(function, '__qualname__', type(function).__name__)}#{serial}"
+        shown = name or str(getattr(function, "__qualname__", type(function).__name__))
         self.info = TeacherInfo(
-            name=name, revision=revision, licence=licence, quantile_levels=levels
+            name=shown, revision=revision, licence=licence, quantile_levels=levels
         )
+
+    @property
+    def wrapped(self) -> Callable[[np.ndarray, int], np.ndarray]:
+        """The function: labels without a revision belong to it."""
+        return self.function
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FunctionTeacher:
         """Return itself: Darts copies a model's parameters at every refit."""
