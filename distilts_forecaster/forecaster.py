@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -35,13 +34,9 @@ from distilts_forecaster.validation import (
     check_integer,
     check_series,
     check_student,
+    warn_of_levels,
 )
-from distilts_forecaster.windows import (
-    PreparedSeries,
-    context_windows,
-    iterate_chunks,
-    prepare_series,
-)
+from distilts_forecaster.windows import context_windows, iterate_chunks, prepare_series
 
 __all__ = ["DistilledForecaster"]
 
@@ -235,7 +230,7 @@ class DistilledForecaster(GlobalForecastingModel):
             )
             held_out = [prepare_series(v) for v in checked]
         prepared = [prepare_series(v) for v in values]
-        _warn_of_offsets(prepared)
+        warn_of_levels(prepared)
         if verbose is None:
             verbose = self.model_params["verbose"]
         if settings.distillation_weight == 0:
@@ -326,9 +321,7 @@ class DistilledForecaster(GlobalForecastingModel):
         built = [
             like(
                 s,
-                times_after(
-                    s.end_time(), s.freq, n, self.output_chunk_shift, s.time_index.name, _unit(s)
-                ),
+                times_after(s, n, self.output_chunk_shift),
                 forecast.astype(s.dtype, copy=False),
             )
             for forecast, s in zip(forecasts, inputs, strict=True)
@@ -575,25 +568,6 @@ def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         name: value if name == "teacher" else copy.deepcopy(value)
         for name, value in parameters.items()
     }
-
-
-def _warn_of_offsets(series: Sequence[PreparedSeries]) -> None:
-    """Warn where the teacher's float32 contexts lose the series under its level."""
-    worst = max(
-        float((np.abs(s.location) / s.spread)[np.nanstd(s.values, axis=0) > 0].max(initial=0.0))
-        for s in series
-    )
-    if worst > 1e5:
-        warnings.warn(
-            f"A series varies by 1/{worst:.0e} of its level, which a teacher does not see in "
-            "float32. Subtract a constant from it before fit, and add it to the forecasts.",
-            stacklevel=3,
-        )
-
-
-def _unit(series: TimeSeries) -> str | None:
-    """Return the resolution of the time index: equal timestamps may differ in it."""
-    return getattr(series.time_index, "unit", None)
 
 
 def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

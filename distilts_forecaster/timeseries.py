@@ -13,21 +13,23 @@ from darts.utils.utils import generate_index
 __all__ = ["like", "moved", "times_after"]
 
 
-@lru_cache(maxsize=64)
-def times_after(
-    end: pd.Timestamp | int,
-    freq: Any,
-    n: int,
-    shift: int,
-    name: str | None,
-    unit: str | None = None,
-) -> pd.Index:
-    """Return the times of a forecast; kept, since many forecasts start at the same time.
+def times_after(series: TimeSeries, n: int, shift: int = 0) -> pd.Index:
+    """Return the n times that follow a series, ``shift`` steps after its end.
 
-    ``unit`` is the resolution of ``end``: timestamps that differ in it are equal.
-    Making 96 hours takes 20 microseconds, three times the forecast; 96 weeks or
-    months take 500.
+    They are kept, since many forecasts start at the same time: making 96 hours takes
+    20 microseconds, three times the forecast; 96 weeks or months take 500.
     """
+    index = series.time_index
+    # Equal timestamps may differ in their resolution.
+    unit = getattr(index, "unit", None)
+    return _times_after(series.end_time(), series.freq, n, shift, index.name, unit)
+
+
+@lru_cache(maxsize=64)
+def _times_after(
+    end: pd.Timestamp | int, freq: Any, n: int, shift: int, name: str | None, unit: str | None
+) -> pd.Index:
+    """Make the times; ``unit`` only tells them apart."""
     return generate_index(start=end + (1 + shift) * freq, length=n, freq=freq, name=name)
 
 

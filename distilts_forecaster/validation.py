@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
 from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.windows import PreparedSeries
 
 __all__ = [
     "check_alignment",
@@ -19,6 +21,7 @@ __all__ = [
     "check_integer",
     "check_series",
     "check_student",
+    "warn_of_levels",
 ]
 
 
@@ -254,3 +257,22 @@ def check_series(
             raise ValueError(f"{label} has no values at all in {list(one.columns[empty])}.")
         values.append(array)
     return values
+
+
+def warn_of_levels(series: Sequence[PreparedSeries]) -> None:
+    """Warn where the teacher's float32 contexts lose the series under its level.
+
+    Parameters
+    ----------
+    series : sequence of PreparedSeries
+    """
+    worst = max(
+        float((np.abs(s.location) / s.spread)[np.nanstd(s.values, axis=0) > 0].max(initial=0.0))
+        for s in series
+    )
+    if worst > 1e5:
+        warnings.warn(
+            f"A series varies by 1/{worst:.0e} of its level, which a teacher does not see in "
+            "float32. Subtract a constant from it before fit, and add it to the forecasts.",
+            stacklevel=3,
+        )

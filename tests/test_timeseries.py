@@ -46,9 +46,10 @@ def test_this_version_of_darts_is_known():
 @pytest.mark.parametrize("shift", [0, 2])
 def test_times_follow_the_end(freq, shift):
     times = pd.date_range("2024-01-01", periods=20, freq=freq)
-    after = times_after(times[9 - shift], times.freq, 10, shift, None)
-    assert after.equals(times[10:])
+    known = TimeSeries.from_times_and_values(times[: 10 - shift], np.zeros(10 - shift))
+    assert times_after(known, 10, shift).equals(times[10:])
 
 
 def test_integer_times_follow_the_end():
-    assert times_after(9, 3, 4, 1, None).equals(pd.RangeIndex(15, 27, 3))
+    known = TimeSeries.from_times_and_values(pd.RangeIndex(0, 12, 3), np.zeros(4))
+    assert times_after(known, 4, shift=1).equals(pd.RangeIndex(15, 27, 3))
