@@ -216,10 +216,7 @@ class DistilledForecaster(GlobalForecastingModel):
         ImportError
             If the teacher needs an extra that is not installed.
         """
-        if past_covariates is not None or future_covariates is not None:
-            raise ValueError(
-                "The linear student cannot be fitted with covariates: pass the series alone."
-            )
+        _refuse_covariates(past_covariates, future_covariates)
         settings = self._settings
         needed = settings.input_chunk_length + settings.target_stop
         values = check_series("series", series, min_length=needed)
@@ -294,10 +291,7 @@ class DistilledForecaster(GlobalForecastingModel):
             infinite values in its last ``input_chunk_length`` steps.
         """
         check_integer("n", n, at_least=1)
-        if past_covariates is not None or future_covariates is not None:
-            raise ValueError(
-                "The linear student takes no covariates: call predict with the series alone."
-            )
+        _refuse_covariates(past_covariates, future_covariates)
         super().predict(
             n,
             series,
@@ -328,6 +322,17 @@ class DistilledForecaster(GlobalForecastingModel):
         ]
         return built[0] if single else built
 
+    def _values(self, series: TimeSeries, index: int) -> np.ndarray:
+        """Return the values of a series like those fitted on: (n_points, C)."""
+        values = series.all_values(copy=False)
+        if values.shape[1] != self._n_components or values.shape[2] != 1:
+            raise ValueError(
+                f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
+                f"the model was fitted on {self._n_components} components and forecasts "
+                "deterministic series."
+            )
+        return values[:, :, 0]
+
     def _context(self, series: TimeSeries, index: int) -> np.ndarray:
         """Return the last steps of a series, checked: (L, C)."""
         length = self.input_chunk_length
@@ -335,19 +340,13 @@ class DistilledForecaster(GlobalForecastingModel):
             raise TypeError(
                 f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}."
             )
-        values = series.all_values(copy=False)
+        values = self._values(series, index)
         if len(values) < length:
             raise ValueError(
                 f"series[{index}] has {len(values)} points; to forecast, the model needs the last "
                 f"input_chunk_length={length}."
             )
-        if values.shape[1] != self._n_components or values.shape[2] != 1:
-            raise ValueError(
-                f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
-                f"the model was fitted on {self._n_components} components and forecasts "
-                "deterministic series."
-            )
-        context = values[-length:, :, 0]
+        context = values[-length:]
         # The sum is finite if every value is, and costs a tenth of checking each.
         if not np.isfinite(context.sum()) and not np.isfinite(context).all():
             raise ValueError(
@@ -384,14 +383,11 @@ class DistilledForecaster(GlobalForecastingModel):
         Called by ``historical_forecasts(retrain=False)``; equal to calling
         ``predict`` on each shortened series.
         """
-        if past_covariates is not None or future_covariates is not None:
-            raise ValueError("The linear student takes no covariates: pass the series alone.")
+        _refuse_covariates(past_covariates, future_covariates)
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,
             series,
-            past_covariates,
-            future_covariates,
             num_samples=num_samples,
             predict_likelihood_parameters=predict_likelihood_parameters,
             show_warnings=False,
@@ -425,13 +421,7 @@ class DistilledForecaster(GlobalForecastingModel):
         self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int
     ) -> Any:
         """Yield the origins in chunks and their forecasts (n, horizon, C)."""
-        values = np.asfortranarray(series.all_values(copy=False)[:, :, 0])
-        if values.shape[1] != self._n_components or not series.is_deterministic:
-            raise ValueError(
-                f"series[{index}] has {values.shape[1]} components and {series.n_samples} samples; "
-                f"the model was fitted on {self._n_components} components and forecasts "
-                "deterministic series."
-            )
+        values = np.asfortranarray(self._values(series, index))
         missing = np.concatenate([[0], np.cumsum(~np.isfinite(values).all(axis=1))])
         n_missing = missing[origins] - missing[origins - self.input_chunk_length]
         if n_missing.any():
@@ -560,6 +550,12 @@ class DistilledForecaster(GlobalForecastingModel):
     ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
         """No encoders: no covariates."""
         return self.input_chunk_length, self._settings.target_stop, False, False, None, None
+
+
+def _refuse_covariates(past_covariates: object, future_covariates: object) -> None:
+    """Raise ValueError if there are any."""
+    if past_covariates is not None or future_covariates is not None:
+        raise ValueError("The linear student takes no covariates: pass the series alone.")
 
 
 def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -398,9 +398,9 @@ class Labeller:
         self.n_from_cache += known
         self.on_progress(known)
         step = max(1, ROWS_PER_COMMIT // contexts.shape[2])
-        for start in range(0, len(missing), step):
-            part = dict(list(missing.items())[start : start + step])
-            found |= self._make(contexts, part, shape)
+        todo = list(missing.items())
+        for start in range(0, len(todo), step):
+            found |= self._make(contexts, dict(todo[start : start + step]), shape)
         labels = np.empty((len(keys), *shape), dtype=np.float32)
         for i, key in enumerate(keys):
             labels[i] = found[key]
@@ -411,7 +411,7 @@ class Labeller:
         n_bytes = 4 * int(np.prod(shape))
         return {
             key: np.frombuffer(value, dtype="<f4").reshape(shape)
-            for key, value in self._try(self.store.get, list(keys), {}).items()
+            for key, value in self._use_store("get", list(keys)).items()
             if len(value) == n_bytes
         }
 
@@ -434,18 +434,16 @@ class Labeller:
                 self.seconds += time.perf_counter() - start
                 labels = self._check(forecast.quantiles, (len(todo), *shape))
                 made = dict(zip(todo, labels, strict=True))
-                self._try(
-                    self.store.put, {key: label.tobytes() for key, label in made.items()}, None
-                )
+                self._use_store("put", {key: label.tobytes() for key, label in made.items()})
                 self.n_labelled += len(made)
                 found |= made
         self.on_progress(len(missing))
         return found
 
-    def _try(self, action: Callable[[Any], Any], argument: Any, otherwise: Any) -> Any:
+    def _use_store(self, action: Literal["get", "put"], argument: Any) -> Any:
         """Use the store, or go on in memory where it fails: labels are too dear to lose."""
         try:
-            return action(argument)
+            return getattr(self.store, action)(argument)
         except sqlite3.OperationalError as error:
             warnings.warn(
                 f"The label cache failed ({error}): labels are kept in this process only. "
@@ -453,7 +451,7 @@ class Labeller:
                 stacklevel=2,
             )
             self.store = _PROCESS_STORE
-            return getattr(self.store, action.__name__)(argument) or otherwise
+            return getattr(self.store, action)(argument)
 
     def _check(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Refuse labels that are not what was asked for, before they are stored."""

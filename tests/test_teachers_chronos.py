@@ -9,6 +9,7 @@ import torch
 from chronos import BaseChronosPipeline
 from darts import TimeSeries
 
+from benchmarks import bolt
 from distilts_forecaster import DistilledForecaster
 from distilts_forecaster.teachers import chronos as adapter
 from distilts_forecaster.teachers import load_teacher
@@ -17,21 +18,16 @@ LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 
 def save_bolt(directory):
-    from chronos.chronos_bolt import ChronosBoltModelForForecasting
-    from transformers import T5Config
-
-    config = T5Config(
-        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2,
-        vocab_size=2, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-        initializer_factor=0.05, is_encoder_decoder=True,
-    )  # fmt: skip
-    config.chronos_config = {
-        "context_length": 64, "prediction_length": 16, "input_patch_size": 8,
-        "input_patch_stride": 8, "quantiles": LEVELS, "use_reg_token": True,
-    }  # fmt: skip
-    config.architectures = ["ChronosBoltModelForForecasting"]
-    config.chronos_pipeline_class = "ChronosBoltPipeline"
-    ChronosBoltModelForForecasting(config).save_pretrained(directory)
+    bolt.save_bolt(
+        directory,
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        context_length=64,
+        prediction_length=16,
+        input_patch_size=8,
+    )
 
 
 def save_chronos2(directory):
