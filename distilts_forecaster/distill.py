@@ -20,11 +20,13 @@ from distilts_forecaster.students.linear import (
     choose,
     solve,
 )
+from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.windows import (
     PreparedSeries,
     Split,
     complete_windows,
     context_windows,
+    history_windows,
     iterate_chunks,
     normalise_contexts,
     split_windows,
@@ -32,10 +34,21 @@ from distilts_forecaster.windows import (
     to_rows,
 )
 
-__all__ = ["Distilled", "Settings", "TrainingSummary", "distill", "plan_windows"]
+__all__ = [
+    "Distilled",
+    "Settings",
+    "TrainingSummary",
+    "distill",
+    "plan_windows",
+    "resolve_teacher_context",
+]
 
 #: Tried where distillation_weight="auto". Zero is among them: a teacher can be useless.
 ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
+
+#: Steps of history that a teacher sees by default at most: twice as many cost most
+#: teachers twice the time.
+MOST_TEACHER_CONTEXT = 1024
 
 #: Tried where horizon_weights="auto".
 TAU_GRID = (0.0, 0.5, 1.0, 2.0)
@@ -57,6 +70,9 @@ class Settings:
         :func:`~distilts_forecaster.objective.resolve_horizon_weights`.
     label_budget : int or None
         Most windows to ask the teacher for.
+    teacher_context : int or None
+        Steps of history that the teacher sees of each window; see
+        :func:`resolve_teacher_context`.
     """
 
     input_chunk_length: int
@@ -66,6 +82,7 @@ class Settings:
     distillation_weight: float | str = "auto"
     horizon_weights: HorizonWeights | str = 1.0
     label_budget: int | None = None
+    teacher_context: int | None = None
 
     @property
     def target_stop(self) -> int:
@@ -225,6 +242,33 @@ def plan_windows(
     return plans, horizon
 
 
+def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
+    """Return how many steps of history the teacher sees of each window.
+
+    The paper gives student and teacher the same lookback. But labels are made once,
+    before the student is there, and a teacher that sees two weeks knows what a student
+    that sees three days can only be told.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``teacher_context`` decides if it is given.
+    info : TeacherInfo
+        Else a teacher that understands missing values sees as much as it looks at,
+        between ``input_chunk_length`` and 1,024; another one ``input_chunk_length``.
+
+    Returns
+    -------
+    int
+    """
+    length = settings.input_chunk_length
+    if settings.teacher_context is not None:
+        return settings.teacher_context
+    if not info.takes_missing:
+        return length
+    return max(length, min(info.longest_context or MOST_TEACHER_CONTEXT, MOST_TEACHER_CONTEXT))
+
+
 def _spend_budget(
     series: Sequence[PreparedSeries], settings: Settings, labeller: Labeller
 ) -> list[np.ndarray]:
@@ -234,17 +278,17 @@ def _spend_budget(
     grows: a backtest that fits again at every step asks for few new windows, which
     windows at even distances would not allow.
     """
-    length = settings.input_chunk_length
-    complete = [complete_windows(s, length) for s in series]
+    complete = [complete_windows(s, settings.input_chunk_length) for s in series]
     budget = settings.label_budget
     if budget is None or sum(int(c.sum()) for c in complete) <= budget:
         return complete
+    history = resolve_teacher_context(settings, labeller.teacher.info)
     keys = (
         (key, i, int(origin))
         for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
         for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
         for key, origin in zip(
-            labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
+            labeller.keys(history_windows(prepared.raw, part, history)), part, strict=True
         )
     )
     kept = [np.zeros_like(c) for c in complete]
@@ -450,7 +494,8 @@ def _labels(
     series: PreparedSeries, origins: np.ndarray, settings: Settings, labeller: Labeller
 ) -> np.ndarray:
     """Return the teacher's point forecasts as rows (n * C, T), in units of ``series.values``."""
-    contexts = context_windows(series.raw, origins, settings.input_chunk_length)
+    history = resolve_teacher_context(settings, labeller.teacher.info)
+    contexts = history_windows(series.raw, origins, history)
     labels = labeller.label(contexts)[:, settings.output_chunk_shift :, :, 0]
     return to_rows(((labels - series.location) / series.spread).astype(np.float32))
 

@@ -87,6 +87,10 @@ class DistilledForecaster(GlobalForecastingModel):
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
+    teacher_context : int, optional
+        Steps of history that the teacher sees of each window. By default as many as it
+        looks at, up to 1,024, if it understands missing values (the bundled one and the
+        Chronos family do); else ``input_chunk_length``.
     cache_dir : path-like or False, optional
         Where the teacher's forecasts are kept. By default the platform's cache
         directory; False keeps them in this process.
@@ -136,6 +140,7 @@ class DistilledForecaster(GlobalForecastingModel):
         alignment_weight: float = 0.3,
         quantiles: None = None,
         label_budget: int | None = None,
+        teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
         add_encoders: None = None,
         random_state: int | None = None,
@@ -144,8 +149,9 @@ class DistilledForecaster(GlobalForecastingModel):
         check_integer("input_chunk_length", input_chunk_length, at_least=1)
         check_integer("output_chunk_length", output_chunk_length, at_least=1)
         check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
-        if label_budget is not None:
-            check_integer("label_budget", label_budget, at_least=1)
+        for name, given in (("label_budget", label_budget), ("teacher_context", teacher_context)):
+            if given is not None:
+                check_integer(name, given, at_least=1)
         if random_state is not None:
             check_integer("random_state", random_state, at_least=0)
         check_alignment(alignment, alignment_weight)
@@ -167,6 +173,7 @@ class DistilledForecaster(GlobalForecastingModel):
             distillation_weight=check_distillation_weight(distillation_weight),
             horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
             label_budget=label_budget,
+            teacher_context=teacher_context,
         )
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)

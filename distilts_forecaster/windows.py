@@ -23,6 +23,7 @@ __all__ = [
     "Split",
     "complete_windows",
     "context_windows",
+    "history_windows",
     "iterate_chunks",
     "normalise_contexts",
     "prepare_series",
@@ -252,6 +253,15 @@ def context_windows(values: np.ndarray, origins: np.ndarray, input_chunk_length:
     """
     windows = np.lib.stride_tricks.sliding_window_view(values, input_chunk_length, axis=0)
     return windows[origins - input_chunk_length].transpose(0, 2, 1)
+
+
+def history_windows(values: np.ndarray, origins: np.ndarray, length: int) -> np.ndarray:
+    """Gather up to ``length`` steps before ``origins``: (n, length, C), NaN before the series."""
+    short = length - int(origins.min())
+    if short > 0:
+        values = np.pad(values, ((short, 0), (0, 0)), constant_values=np.nan)
+        origins = origins + short
+    return context_windows(values, origins, length)
 
 
 def target_windows(

@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 from conftest import seasonal
 
-from distilts_forecaster.distill import Settings, distill, plan_windows
+from distilts_forecaster.distill import (
+    MOST_TEACHER_CONTEXT,
+    Settings,
+    distill,
+    plan_windows,
+    resolve_teacher_context,
+)
 from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.students import Linear
-from distilts_forecaster.teachers import FunctionTeacher
+from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
 from distilts_forecaster.windows import prepare_series
 
 L, T = 24, 6
@@ -298,3 +304,48 @@ def test_errors_of_a_perfect_fit_are_not_negative():
     assert summary.validation_error is None
     summary = fit(np.sin(np.arange(300.0) / 3)[:, None]).summary
     assert summary.validation_error_without_teacher >= 0
+
+
+@pytest.mark.parametrize(
+    ("given", "takes_missing", "longest", "expected"),
+    [
+        (None, False, 2048, L),
+        (None, True, 60, 60),
+        (None, True, 8, L),
+        (None, True, 8192, MOST_TEACHER_CONTEXT),
+        (None, True, None, MOST_TEACHER_CONTEXT),
+        (100, True, 60, 100),
+        (10, False, None, 10),
+    ],
+)
+def test_a_teacher_sees_as_much_history_as_it_understands(given, takes_missing, longest, expected):
+    info = TeacherInfo("any", longest_context=longest, takes_missing=takes_missing)
+    assert resolve_teacher_context(Settings(L, T, teacher_context=given), info) == expected
+
+
+class Recording:
+    """Remember the contexts asked for; forecast their last value."""
+
+    def __init__(self):
+        self.info = TeacherInfo("recording", revision="1", longest_context=60, takes_missing=True)
+        self.contexts = []
+
+    def forecast(self, contexts, horizon, quantile_levels):
+        self.contexts.append(contexts)
+        last = np.repeat(contexts[:, -1:], horizon, axis=1)
+        return TeacherForecast(np.repeat(last[..., None], len(quantile_levels), axis=3))
+
+
+@pytest.mark.parametrize("context", [None, 10])
+def test_a_label_is_made_from_the_history_before_its_origin_alone(context):
+    values = np.arange(100.0)[:, None]
+    teacher = Recording()
+    fit(values, teacher, teacher_context=context)
+    contexts = np.concatenate(teacher.contexts)[..., 0]
+    assert contexts.shape == (100 - L + 1, context or 60)
+    for asked in contexts:
+        seen = asked[np.isfinite(asked)]
+        origin = int(seen[-1]) + 1
+        assert len(seen) == min(origin, context or 60)
+        np.testing.assert_array_equal(seen, np.arange(origin - len(seen), origin))
+        assert np.isnan(asked[: len(asked) - len(seen)]).all()

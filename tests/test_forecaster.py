@@ -383,6 +383,7 @@ BAD_SETTINGS = [
     ({"alignment": "other"}, ValueError, 'alignment must be "auto"'),
     ({"alignment_weight": -1}, ValueError, "alignment_weight"),
     ({"label_budget": 0}, ValueError, "label_budget must be at least 1"),
+    ({"teacher_context": 0}, ValueError, "teacher_context must be at least 1"),
     ({"cache_dir": 3}, TypeError, "cache_dir"),
     ({"cache_dir": __file__}, ValueError, "cache_dir must be a directory"),
     ({"quantiles": [0.1, 0.9]}, ValueError, "quantiles=None"),

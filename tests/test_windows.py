@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from distilts_forecaster.windows import (
     complete_windows,
     context_windows,
+    history_windows,
     iterate_chunks,
     normalise_contexts,
     prepare_series,
@@ -31,6 +32,17 @@ def test_windows_are_the_slices_their_origin_names(n, length, steps, shift):
     for origin, context, target in zip(origins, contexts, targets, strict=True):
         np.testing.assert_array_equal(context, values[origin - length : origin])
         np.testing.assert_array_equal(target, values[origin + shift : origin + shift + steps])
+
+
+def test_histories_are_padded_where_the_series_is_too_young():
+    values = np.arange(20.0).reshape(10, 2)
+    found = history_windows(values, np.array([3, 10]), 5)
+    np.testing.assert_array_equal(found[1], values[5:])
+    np.testing.assert_array_equal(found[0, 2:], values[:3])
+    assert np.isnan(found[0, :2]).all()
+    np.testing.assert_array_equal(
+        history_windows(values, np.array([7, 5]), 5), context_windows(values, np.array([7, 5]), 5)
+    )
 
 
 def test_rows_are_ordered_by_window_then_component():

@@ -62,6 +62,9 @@ class TeacherInfo:
         beyond it is the teacher's to document.
     longest_context : int or None
         Steps of context looked at; earlier ones are ignored. None: no limit.
+    takes_missing : bool
+        Whether NaN in a context is understood as missing. Such a teacher is given more
+        history than the student sees, with NaN where there is less.
     quantile_levels : tuple of float or None
         Lowest to highest level known. Others between them are interpolated; those
         outside are refused. None if it gives a point forecast only (the level 0.5).
@@ -74,6 +77,7 @@ class TeacherInfo:
     n_parameters: int | None = None
     native_horizon: int | None = None
     longest_context: int | None = None
+    takes_missing: bool = False
     quantile_levels: tuple[float, ...] | None = None
 
     @property

@@ -135,6 +135,7 @@ class ChronosTeacher:
             n_parameters=_count_parameters(self.directory),
             native_horizon=_native_horizon(kind, chronos),
             longest_context=chronos.get("context_length"),
+            takes_missing=True,
             quantile_levels=(tuple(quantiles) if quantiles else (0.01, 0.99)),
         )
 
