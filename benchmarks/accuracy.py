@@ -1,11 +1,12 @@
-"""Accuracy on the ETT sets: ``python -m benchmarks.accuracy``.
+"""What a teacher is worth to the student: ``python -m benchmarks.accuracy``.
 
-Standardised mean squared error over every window of the test months, lookback 512:
+Standardised mean squared error over windows of the test span, 96 steps ahead:
 
-* the student without a teacher and with the bundled one, on the full training months
-  (settings chosen on the validation months, which are not fitted on);
-* the same on histories cut to their last points before the test span (settings
-  chosen on the history's own end), with alpha fixed and with "auto".
+* ``--part full``: the student without a teacher and with one, and the teacher, on the full
+  training months of the ETT sets, lookback 512, every test window (settings chosen on
+  the validation months, which are not fitted on);
+* ``--part short``: the same on histories of every data set cut to their last points before
+  the test span (settings chosen on the history's own end), beside seasonal naive.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pathlib import Path
 import numpy as np
 from darts import TimeSeries
 
-from benchmarks.data import add_data_argument, ett
+from benchmarks.data import add_data_argument, ett, load_all
 from distilts_forecaster import DistilledForecaster, load_teacher
 from distilts_forecaster.windows import context_windows, target_windows
 
 LOOKBACK = 512
 NAMES = ("ETTh1", "ETTh2", "ETTm1")
-LENGTHS = (700, 1000, 2000, 5000)
-ALPHAS = (0, 0.5, 1, 2, 5, "auto")
+
+#: Points of history, and the lookback that they leave room for.
+SHORT_LENGTHS = {300: 144, 500: 240, 1000: 512, 2000: 512}
+MAX_ORIGINS = 300
 
 
 def mean_squared_error(
@@ -33,13 +36,7 @@ def mean_squared_error(
 ) -> float:
     """Return the mean squared error over all windows with a target from ``start`` on."""
     origins = np.arange(start, len(values) - horizon + 1)
-    total = 0.0
-    for part in np.array_split(origins, max(1, len(origins) // 500)):
-        error = forecast(context_windows(values, part, LOOKBACK)) - target_windows(
-            values, part, horizon
-        )
-        total += float((error**2).mean()) * len(part)
-    return total / len(origins)
+    return error_at(forecast, values, origins, LOOKBACK, horizon)
 
 
 def fit(
@@ -94,43 +91,91 @@ def full_histories(data: Path, teacher_name: str) -> None:
 
 def short_histories(data: Path, teacher_name: str) -> None:
     """Print the table of histories cut to their last points."""
+    teacher = load_teacher(teacher_name)
     print("\nLast N points before the test span, T = 96, test MSE")
-    header = "".join(f"{('no teacher' if a == 0 else str(a)):>11}" for a in ALPHAS)
-    print(f"{'':8}{'N':>6}{header}   auto: alpha  /best fixed  /no teacher")
-    ratios = []
-    for name in NAMES:
-        values, _, validation_stop, _ = ett(data, name)
-        for length in LENGTHS:
+    print(
+        f"{'':16}{'N':>6}{'no teacher':>12}{'auto':>8}{'gain':>7}{'teacher':>9}{'naive':>8}   alpha"
+    )
+    gains: dict[int, list[float]] = {length: [] for length in SHORT_LENGTHS}
+    for found in load_all(data):
+        values = found.values / found.values[: found.test_start].std(axis=0)
+        last = len(values) - 96
+        if last - found.test_start < 96 or values.shape[1] > 20:
+            continue
+        step = max(1, (last - found.test_start) // MAX_ORIGINS)
+        origins = np.arange(found.test_start, last + 1, step)
+        for length, lookback in SHORT_LENGTHS.items():
+            if length > found.test_start:
+                continue
+            history = TimeSeries.from_values(values[found.test_start - length : found.test_start])
             errors = []
-            for alpha in ALPHAS:
-                model = fit(
-                    values[validation_stop - length : validation_stop], 96, alpha, teacher_name
+            for alpha in (0, "auto"):
+                model = DistilledForecaster(
+                    input_chunk_length=lookback,
+                    output_chunk_length=96,
+                    teacher=teacher_name,
+                    distillation_weight=alpha,
+                ).fit(history)
+                errors.append(error_at(model.student_.predict, values, origins, lookback))
+            errors.append(
+                error_at(
+                    lambda x: teacher.forecast(x.astype(np.float32), 96, (0.5,)).quantiles[..., 0],
+                    values,
+                    origins,
+                    lookback,
                 )
-                errors.append(
-                    mean_squared_error(model.student_.predict, values, validation_stop, 96)
+            )
+            period = found.period
+            errors.append(
+                error_at(
+                    lambda x, p=period: np.tile(x[:, -p:], (1, 96 // p + 1, 1))[:, :96],
+                    values,
+                    origins,
+                    max(lookback, period),
                 )
-            best, alone = errors[-1] / min(errors[1:-1]), errors[-1] / errors[0]
-            ratios.append((length, best, alone))
+            )
+            gains[length].append(1 - errors[1] / errors[0])
             print(
-                f"{name:8}{length:6}"
-                + "".join(f"{e:11.4f}" for e in errors)
-                + f"{model.training_summary_.distillation_weight:15.3g}{best:13.3f}{alone:13.3f}",
+                f"{found.name:16}{length:6}{errors[0]:12.4f}{errors[1]:8.4f}"
+                f"{gains[length][-1]:7.1%}{errors[2]:9.4f}{errors[3]:8.4f}"
+                f"{model.training_summary_.distillation_weight:8.3g}",
                 flush=True,
             )
-    print(f"auto / best fixed alpha: mean {np.mean([best for _, best, _ in ratios]):.3f}")
-    for length in LENGTHS:
-        mean = np.mean([alone for n, _, alone in ratios if n == length])
-        print(f"auto / no teacher at {length}: mean {mean:.3f}")
+    for length, found_gains in gains.items():
+        if found_gains:
+            print(
+                f"gain at {length:5}: mean {np.mean(found_gains):.1%}, least {min(found_gains):.1%}"
+            )
+
+
+def error_at(
+    forecast: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    origins: np.ndarray,
+    lookback: int,
+    horizon: int = 96,
+) -> float:
+    """Return the mean squared error of the windows at some origins."""
+    total = 0.0
+    for part in np.array_split(origins, max(1, len(origins) // 500)):
+        error = forecast(context_windows(values, part, lookback)) - target_windows(
+            values, part, horizon
+        )
+        total += float((error**2).mean()) * len(part)
+    return total / len(origins)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="bundled")
+    parser.add_argument("--part", choices=("full", "short", "both"), default="both")
     add_data_argument(parser)
     args = parser.parse_args()
-    full_histories(args.data, args.teacher)
-    short_histories(args.data, args.teacher)
+    if args.part != "short":
+        full_histories(args.data, args.teacher)
+    if args.part != "full":
+        short_histories(args.data, args.teacher)
 
 
 if __name__ == "__main__":

@@ -1,144 +1,130 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.teachers import load_teacher
-from distilts_forecaster.teachers.experts import WEIGHTS, describe, fill_missing, normalise
-
-MEDIAN = (0.5,)
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load_teacher("bundled")
+from distilts_forecaster.teachers import experts
+from distilts_forecaster.teachers.experts import EXPERTS
+from distilts_forecaster.teachers.mixture import normalise
+from distilts_forecaster.teachers.periods import find_periods
 
 
-def season(period, n=512, noise=0.0, seed=0):
+def rows_of(*series):
+    width = max(len(s) for s in series)
+    padded = [
+        np.pad(s, (width - len(s), 0), constant_values=np.nan) for s in map(np.asarray, series)
+    ]
+    return normalise(np.stack(padded))[0]
+
+
+def fitted(rows):
+    return experts.fit(rows, find_periods(rows).steps)
+
+
+def forecast(rows, horizon):
+    n = len(rows.length)
+    steps = np.broadcast_to(np.arange(1, horizon + 1), (n, horizon))
+    values = experts.forecast(rows, fitted(rows), steps)
+    return {name: values[..., i] for i, name in enumerate(EXPERTS)}
+
+
+def season(period, n, noise=0.2, seed=0):
     rng = np.random.default_rng(seed)
-    values = np.sin(2 * np.pi * np.arange(n) / period) + noise * rng.normal(size=n)
-    return values.astype(np.float32)[None, :, None]
+    return np.sin(2 * np.pi * np.arange(n) / period) + noise * rng.normal(size=n)
 
 
-def test_it_says_who_it_is(bundled):
-    info = bundled.info
-    assert info.name == "bundled"
-    assert len(info.revision) == 16
-    assert info.licence == "Apache-2.0"
-    assert info.n_parameters > 1e6
-    assert info.native_horizon == 192
-    assert info.longest_context == 512
-    assert info.quantile_levels[0] == 0.1
-    assert info.quantile_levels[-1] == 0.9
+def test_seasonal_experts_repeat_the_last_cycles():
+    rows = rows_of(season(24, 240, noise=0.3))
+    values = rows.values[0]
+    found = forecast(rows, 60)
+    ahead = np.arange(60) % 24
+    np.testing.assert_allclose(found["repeat_0"][0], values[-24:][ahead], atol=1e-6)
+    last = values[-1] - values[-25]
+    np.testing.assert_allclose(found["repeat_last_0"][0], values[-24:][ahead] + last, atol=1e-4)
+    cycles = values[-144:].reshape(6, 24)[::-1]
+    weight = 0.85 ** np.arange(6)
+    profile = (weight[:, None] * cycles).sum(axis=0) / weight.sum()
+    np.testing.assert_allclose(found["profile_0"][0], profile[ahead], atol=1e-5)
 
 
-def test_its_weights_are_small():
-    assert WEIGHTS.stat().st_size < 10e6
+def test_lines_and_levels_of_a_straight_line():
+    rows = rows_of(np.arange(100.0))
+    found = forecast(rows, 5)
+    step = rows.values[0, -1] - rows.values[0, -2]
+    expected = rows.values[0, -1] + step * np.arange(1, 6)
+    for name in ("trend_12", "trend_60", "trend_inf", "autoregression_difference"):
+        # Slopes are damped: less so the longer their memory.
+        np.testing.assert_allclose(found[name][0], expected, atol=2 * step)
+    np.testing.assert_allclose(found["level_inf"][0], 0.0, atol=1e-5)
+    np.testing.assert_allclose(found["last"][0], rows.values[0, -1])
 
 
-@pytest.mark.parametrize("period", [12, 24, 48])
-def test_it_continues_a_season_it_has_never_seen(bundled, period):
-    values = season(period, 608, noise=0.1)
-    forecast = bundled.forecast(values[:, :512], 96, MEDIAN).quantiles[..., 0]
-    error = np.abs(forecast - values[:, 512:]).mean()
-    assert error < 0.5 * np.abs(values[:, 512:]).mean()
+def test_an_autoregression_is_found_and_iterated():
+    rng = np.random.default_rng(0)
+    series = np.zeros((40, 1000))
+    for t in range(2, 1000):
+        series[:, t] = 1.5 * series[:, t - 1] - 0.8 * series[:, t - 2] + 0.1 * rng.normal(size=40)
+    rows = rows_of(*series)
+    ahead = [rows.values[:, -2], rows.values[:, -1]]
+    for _ in range(8):
+        ahead.append(1.5 * ahead[-1] - 0.8 * ahead[-2])
+    best = np.stack(ahead[2:], axis=1)
+    found = forecast(rows, 8)["autoregression_values"]
+    assert np.abs(found - best).mean() < 0.4 * np.abs(best).mean()
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    st.sampled_from([1e-12, 1e-3, 1.0, 1e6, 1e12]),
-    st.floats(-10, 10),
-    st.sampled_from([1, 96, 250]),
-)
-def test_forecasts_commute_with_shift_and_scale(scale, shift, horizon):
-    bundled = load_teacher("bundled")
-    values = season(24, noise=0.3).astype(np.float64)
-    moved = bundled.forecast(((values + shift) * scale).astype(np.float32), horizon, (0.1, 0.5))
-    expected = (
-        bundled.forecast(values.astype(np.float32), horizon, (0.1, 0.5)).quantiles + shift
-    ) * scale
-    np.testing.assert_allclose(moved.quantiles, expected, atol=2e-3 * scale)
+def test_forecasts_stay_near_what_was_seen_even_if_a_regression_explodes():
+    rows = rows_of(np.exp(np.arange(200) / 10))
+    found = forecast(rows, 336)
+    spread = rows.values.max() - rows.values.min()
+    for name in EXPERTS:
+        assert np.isfinite(found[name]).all()
+        if name.startswith("autoregression"):
+            assert np.abs(found[name]).max() <= np.abs(rows.values).max() + 0.51 * spread
 
 
-def test_a_batch_is_its_windows_one_by_one(bundled):
-    windows = np.concatenate([season(p, noise=0.5, seed=p) for p in (7, 24, 96)])
-    batch = bundled.forecast(windows, 96, MEDIAN).quantiles
-    single = np.concatenate([bundled.forecast(w[None], 96, MEDIAN).quantiles for w in windows])
-    np.testing.assert_allclose(batch, single, atol=1e-4)
-    together = bundled.forecast(windows.transpose(2, 1, 0), 96, MEDIAN).quantiles
-    np.testing.assert_allclose(together[0, :, :, 0], batch[:, :, 0, 0].T, atol=1e-4)
+def test_backtests_of_a_clean_season_trust_its_repetition():
+    rows = rows_of(season(24, 512, noise=0.0), np.random.default_rng(0).normal(size=512).cumsum())
+    errors = experts.backtest(rows, fitted(rows))
+    by_name = dict(zip(EXPERTS, errors.transpose(2, 0, 1), strict=True))
+    assert errors.shape == (2, 4, len(EXPERTS))
+    assert by_name["repeat_0"][0].max() < 1e-3
+    assert by_name["last"][0].min() > 0.1
+    # On a walk, the last value does better than the mean, and worse the further ahead.
+    assert (by_name["last"][1] < by_name["level_inf"][1]).all()
+    assert by_name["last"][1, 0] < by_name["last"][1, -1]
 
 
-def test_quantiles_are_in_order_and_widen(bundled):
-    windows = np.concatenate([season(p, noise=0.5, seed=p) for p in range(5, 40)])
-    levels = np.arange(1, 10) / 10
-    quantiles = bundled.forecast(windows, 300, levels).quantiles
-    assert (np.diff(quantiles, axis=-1) >= -1e-5).all()
-    width = (quantiles[..., -1] - quantiles[..., 0]).mean(axis=(0, 2))
-    assert width[-1] >= width[100] > width[0]
+def test_a_backtest_measures_the_forecasts_of_the_history_before():
+    rng = np.random.default_rng(0)
+    walk = rng.normal(size=400).cumsum()
+    rows = rows_of(walk)
+    values = rows.values[0]
+    last = EXPERTS.index("last")
+    found = experts.backtest(rows, fitted(rows))[0, -1, last]
+    errors = []
+    for ahead in experts.BACKTEST_ORIGINS:
+        steps = np.ceil(ahead * np.arange(1, 13) / 12 - 1e-9).astype(int)
+        errors += [abs(values[400 - ahead - 1] - values[399 - ahead + s]) for s in steps if s > 64]
+    assert found == pytest.approx(np.mean(errors), rel=1e-4)
 
 
-@pytest.mark.parametrize("length", [1, 2, 30, 511, 512, 2000])
-def test_contexts_of_any_length_are_forecast(bundled, length):
-    forecast = bundled.forecast(season(24, length), 24, MEDIAN).quantiles
-    assert forecast.shape == (1, 24, 1, 1)
-    assert np.isfinite(forecast).all()
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 400), st.integers(0, 2**16))
+def test_histories_of_any_length_are_forecast(length, seed):
+    series = np.random.default_rng(seed).normal(size=length).cumsum()
+    found = forecast(rows_of(series, season(12, 400)), 30)
+    assert all(np.isfinite(values).all() for values in found.values())
 
 
-def test_only_the_last_512_steps_of_a_long_context_count(bundled):
-    values = season(24, 900, noise=0.3)
-    np.testing.assert_array_equal(
-        bundled.forecast(values, 48, MEDIAN).quantiles,
-        bundled.forecast(values[:, -512:], 48, MEDIAN).quantiles,
-    )
-
-
-def test_gaps_do_little_harm(bundled):
-    values = season(24)
-    gappy = values.copy()
-    gappy[0, [3, 100, 101, 300, 511]] = np.nan
-    difference = (
-        bundled.forecast(gappy, 24, MEDIAN).quantiles
-        - bundled.forecast(values, 24, MEDIAN).quantiles
-    )
-    assert np.abs(difference).mean() < 0.15
-    empty = np.full_like(values, np.nan)
-    assert np.isfinite(bundled.forecast(empty, 24, MEDIAN).quantiles).all()
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1e12, -1e-12])
-def test_a_constant_stays_constant(bundled, constant):
-    values = np.full((1, 512, 1), constant, dtype=np.float32)
-    forecast = bundled.forecast(values, 96, MEDIAN).quantiles
-    np.testing.assert_allclose(forecast, values[0, 0, 0], rtol=1e-6)
-
-
-def test_levels_outside_its_range_are_refused(bundled):
-    with pytest.raises(ValueError, match=r"levels from 0.1 to 0.9, got \[0.05\]"):
-        bundled.forecast(season(24), 24, (0.05, 0.5))
-
-
-def test_the_description_is_bounded():
-    rows, _, _ = normalise(np.random.default_rng(0).normal(size=(50, 512)))
-    described = describe(rows)
-    assert described.shape == (50, 512)
-    assert np.abs(described[:, :256]).max() <= 1.0 + 1e-5
-    np.testing.assert_allclose((described[:, 256:] ** 2).mean(axis=1), 1.0, rtol=1e-4)
-
-
-def test_filling_leaves_leading_gaps_and_complete_rows_alone():
-    complete = np.arange(4.0)[None]
-    assert fill_missing(complete) is complete
-    rows = np.array([[np.nan, 1.0, np.nan, 2.0], [np.nan] * 4])
-    np.testing.assert_array_equal(fill_missing(rows), [[np.nan, 1.0, 1.5, 2.0], [0.0] * 4])
-
-
-def test_it_is_loaded_once_and_fast():
-    from distilts_forecaster.teachers.experts import ExpertsTeacher
-
-    start = time.perf_counter()
-    ExpertsTeacher()
-    assert time.perf_counter() - start < 2.0
-    assert load_teacher("bundled") is load_teacher("bundled")
+def test_rows_do_not_depend_on_their_neighbours():
+    rng = np.random.default_rng(0)
+    series = [
+        rng.normal(size=n).cumsum() + 3 * season(p, n) for n, p in ((512, 24), (80, 7), (300, 52))
+    ]
+    together = forecast(rows_of(*series), 40)
+    for i, each in enumerate(series):
+        padded = np.concatenate([np.full(512 - len(each), np.nan), each])
+        alone = forecast(normalise(padded[None])[0], 40)
+        for name in EXPERTS:
+            np.testing.assert_allclose(together[name][i], alone[name][0], atol=1e-3, err_msg=name)

@@ -127,7 +127,7 @@ def load_teacher(teacher: Any) -> Teacher:
 
 @lru_cache(maxsize=1)
 def _bundled() -> Teacher:
-    """Load the bundled teacher once: its weights take 20 MB of memory."""
-    from distilts_forecaster.teachers.experts import ExpertsTeacher
+    """Load the bundled teacher once."""
+    from distilts_forecaster.teachers.mixture import MixtureTeacher
 
-    return ExpertsTeacher()
+    return MixtureTeacher()
