@@ -13,9 +13,10 @@ from darts import TimeSeries
 from darts.datasets import ETTh1Dataset
 from darts.datasets.dataset_loaders import DatasetLoadingException
 
+from distilts_forecaster.distill import Settings, resolve_teacher_context
 from distilts_forecaster.forecaster import DistilledForecaster
 from distilts_forecaster.teachers import Teacher, load_teacher
-from distilts_forecaster.windows import context_windows, target_windows
+from distilts_forecaster.windows import context_windows, history_windows, target_windows
 
 __all__ = ["DemoSeries", "Row", "compare", "demo_series", "format_table", "plot"]
 
@@ -125,7 +126,13 @@ def compare(
     naive_error = np.abs(train[data.period :] - train[: -data.period]).mean(axis=0)
     deviation = train.std(axis=0)
 
-    def measure(history: str, name: str, forecast: Forecast, n_parameters: int) -> Row:
+    def measure(
+        history: str,
+        name: str,
+        forecast: Forecast,
+        n_parameters: int,
+        contexts: np.ndarray = contexts,
+    ) -> Row:
         predicted = forecast(contexts)
         error = predicted - targets
         return Row(
@@ -141,7 +148,16 @@ def compare(
 
     rows = [
         measure("", "seasonal naive", _seasonal_naive(data.period, horizon), 0),
-        measure("", "teacher", _point(teacher, horizon), teacher.info.n_parameters or 0),
+        measure(
+            "",
+            "teacher",
+            _point(teacher, horizon),
+            teacher.info.n_parameters or 0,
+            # What it sees when it labels.
+            history_windows(
+                values, origins, resolve_teacher_context(Settings(length, horizon), teacher.info)
+            ),
+        ),
     ]
     for history, start in (("full", 0), (f"last {SHORT}", data.test_start - SHORT)):
         past = data.series[start : data.test_start]

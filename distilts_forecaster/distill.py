@@ -274,21 +274,25 @@ def _spend_budget(
 ) -> list[np.ndarray]:
     """Choose the windows to label: all, or the ``label_budget`` lowest in key order.
 
-    The keys are digests, so this is a random sample that hardly changes as a series
-    grows: a backtest that fits again at every step asks for few new windows, which
-    windows at even distances would not allow.
+    The keys are digests of what the student sees, so this is a random sample that hardly
+    changes as a series grows or its start moves: a backtest that fits again at every
+    step asks for few new windows, which windows at even distances would not allow.
     """
-    complete = [complete_windows(s, settings.input_chunk_length) for s in series]
+    length = settings.input_chunk_length
+    history = resolve_teacher_context(settings, labeller.teacher.info)
+    if labeller.teacher.info.takes_missing:
+        complete = [complete_windows(s, length) for s in series]
+    else:
+        complete = [complete_windows(s, max(length, history)) for s in series]
     budget = settings.label_budget
     if budget is None or sum(int(c.sum()) for c in complete) <= budget:
         return complete
-    history = resolve_teacher_context(settings, labeller.teacher.info)
     keys = (
         (key, i, int(origin))
         for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
         for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
         for key, origin in zip(
-            labeller.keys(history_windows(prepared.raw, part, history)), part, strict=True
+            labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
         )
     )
     kept = [np.zeros_like(c) for c in complete]

@@ -90,7 +90,9 @@ class DistilledForecaster(GlobalForecastingModel):
     teacher_context : int, optional
         Steps of history that the teacher sees of each window. By default as many as it
         looks at, up to 1,024, if it understands missing values (the bundled one and the
-        Chronos family do); else ``input_chunk_length``.
+        Chronos family do); else ``input_chunk_length``. More history makes better labels,
+        and ties them to where the series starts: for a slow teacher and a rolling
+        ``train_length``, ``input_chunk_length`` finds most of them in the cache.
     cache_dir : path-like or False, optional
         Where the teacher's forecasts are kept. By default the platform's cache
         directory; False keeps them in this process.

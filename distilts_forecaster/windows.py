@@ -259,6 +259,7 @@ def history_windows(values: np.ndarray, origins: np.ndarray, length: int) -> np.
     """Gather up to ``length`` steps before ``origins``: (n, length, C), NaN before the series."""
     short = length - int(origins.min())
     if short > 0:
+        values = values[: origins.max()]
         values = np.pad(values, ((short, 0), (0, 0)), constant_values=np.nan)
         origins = origins + short
     return context_windows(values, origins, length)

@@ -249,7 +249,7 @@ def _pool_series(seed: int, length: int, per_generator: int) -> np.ndarray:
 
 
 def _augment(rng: np.random.Generator, series: np.ndarray) -> np.ndarray:
-    """Add mixtures of two series, flip some, standardise all."""
+    """Standardise series, flip some, and add mixtures of two."""
     unit = (series - series.mean(axis=1, keepdims=True)) / (
         series.std(axis=1, keepdims=True) + 1e-9
     )
@@ -265,13 +265,13 @@ def _augment(rng: np.random.Generator, series: np.ndarray) -> np.ndarray:
 def _observe(rng: np.random.Generator, contexts: np.ndarray) -> np.ndarray:
     """Cut some histories shorter, and leave out values: NaN is missing."""
     n, longest = contexts.shape
-    length = np.exp(rng.uniform(np.log(min(24, longest)), np.log(longest), size=n)).astype(int)
+    length = np.exp(rng.uniform(np.log(6), np.log(longest), size=n)).astype(int)
     length[rng.random(n) < 0.6] = longest
     steps = np.arange(longest)
     contexts[steps < longest - length[:, None]] = np.nan
     for i in np.flatnonzero(rng.random(n) < 0.08):
         if rng.random() < 0.5:
-            contexts[i, rng.random(longest) < rng.uniform(0.01, 0.3)] = np.nan
+            contexts[i, rng.random(longest) < rng.uniform(0.01, 0.7)] = np.nan
         else:
             at = rng.integers(longest)
             contexts[i, at : at + rng.integers(1, 60)] = np.nan

@@ -7,21 +7,26 @@ turn, so that memory stays bounded however many there are.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from distilts_forecaster.teachers import experts
+from distilts_forecaster.teachers import experts, mixture, periods
 from distilts_forecaster.teachers.mixture import (
     LONGEST_CONTEXT,
     NATIVE_HORIZON,
     describe,
     describe_steps,
+    end_at_last_observation,
     fill_missing,
     normalise,
+    observed_share,
 )
+from pretraining import corpus
 from pretraining.corpus import window_batches
 
 __all__ = ["make_examples", "read_shuffled", "write_shard"]
@@ -59,13 +64,15 @@ def make_examples(
     parts = []
     for start in range(0, len(contexts), _ROWS):
         part = slice(start, start + _ROWS)
-        rows, mean, scale = normalise(fill_missing(contexts[part]))
-        description = describe(rows)
+        given, gap = end_at_last_observation(contexts[part])
+        rows, mean, scale = normalise(fill_missing(given))
+        description = describe(rows, observed_share(given))
         shape = len(rows.length)
-        steps = np.concatenate(
+        ahead = np.concatenate(
             [rng.integers(1, min(last, horizon) + 1, (shape, count)) for last, count in STEPS],
             axis=1,
         )
+        steps = ahead + gap[:, None]
         log_errors, encoded = describe_steps(description, steps)
         example = {
             "features": description.features,
@@ -73,11 +80,20 @@ def make_examples(
             "encoded": encoded,
             "unit": description.unit,
             "candidates": experts.forecast(rows, description.fitted, steps),
-            "truth": (np.take_along_axis(targets[part], steps - 1, axis=1) - mean) / scale,
+            "truth": (np.take_along_axis(targets[part], ahead - 1, axis=1) - mean) / scale,
         }
         varied = rows.values.any(axis=1)
         parts.append({name: array[varied].astype(np.float32) for name, array in example.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Return a digest of the code that examples are made with: a change makes new shards."""
+    digest = hashlib.blake2b(digest_size=4)
+    for module in (corpus, periods, experts, mixture):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
 
 
 def write_shard(folder: Path, number: int, seed: int) -> Path:
@@ -94,7 +110,7 @@ def write_shard(folder: Path, number: int, seed: int) -> Path:
     -------
     pathlib.Path
     """
-    path = folder / f"{seed}-{number:05d}.npz"
+    path = folder / f"{seed}-{number:05d}-{_source_digest()}.npz"
     if not path.exists():
         ((contexts, targets),) = window_batches(1, LONGEST_CONTEXT, NATIVE_HORIZON, seed, number)
         examples = make_examples(contexts, targets, np.random.default_rng([seed, number, 1]))
@@ -107,7 +123,7 @@ def write_shard(folder: Path, number: int, seed: int) -> Path:
 def read_shuffled(
     paths: list[Path], batch_size: int, rng: np.random.Generator
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield batches of examples from shards, once through, in random order.
+    """Yield whole batches of examples from shards, once through, in random order.
 
     Parameters
     ----------

@@ -15,7 +15,9 @@ __all__ = ["LEVELS", "MixtureNetwork", "arrays_of", "quantile_loss"]
 
 LEVELS = np.linspace(0.1, 0.9, 9)
 
-#: Errors beyond this many units are not learned from: one jump must not outweigh a batch.
+#: Losses beyond this many units are not learned from: one jump must not outweigh a batch.
+#: Without the bound the intervals of the shortest histories cover 78 % of synthetic truth
+#: instead of 75 %, but the error on 14 real sets before their test spans is .630, not .615.
 _CLIP = 20.0
 
 
@@ -24,8 +26,6 @@ class MixtureNetwork(nn.Module):
 
     Parameters
     ----------
-    n_features : int
-        Features of a row.
     centre, deviation : torch.Tensor, shape (n_features,)
         Of the features, over the training rows.
     n_encoded : int, default 6

@@ -34,13 +34,13 @@ N_HELD_OUT = 4
 
 
 def write_shards(folder: Path, n_shards: int, seed: int, workers: int) -> list[Path]:
-    """Write the shards that are missing; return all, the held-out ones first."""
+    """Write the shards that are missing; return all in order."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
         jobs = [pool.submit(write_shard, folder, i, seed) for i in range(n_shards)]
         for job in tqdm(as_completed(jobs), total=n_shards, desc="examples", disable=None):
             job.result()
-    return [write_shard(folder, i, seed) for i in range(n_shards)]
+    return [job.result() for job in jobs]
 
 
 def loss_of(network: MixtureNetwork, batch: dict[str, np.ndarray]) -> torch.Tensor:
@@ -81,8 +81,14 @@ def train(paths: list[Path], epochs: int, seed: int, checkpoint: Path) -> Mixtur
         ),
     )
     done = 0
+    recipe = [seed, epochs, *(path.name for path in paths)]
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state["recipe"] != recipe:
+            raise ValueError(
+                f"{checkpoint} is of another run: other shards, epochs or seed. Delete it to "
+                "start anew, or give another --folder."
+            )
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -106,6 +112,7 @@ def train(paths: list[Path], epochs: int, seed: int, checkpoint: Path) -> Mixtur
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
             "epochs": epoch + 1,
+            "recipe": recipe,
         }
         unfinished = checkpoint.with_suffix(".part")
         torch.save(state, unfinished)
@@ -116,13 +123,15 @@ def train(paths: list[Path], epochs: int, seed: int, checkpoint: Path) -> Mixtur
 def main() -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", type=int, default=600, help="of about 2,600 windows each")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--shards", type=int, default=520, help="of about 2,700 windows each")
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, required=True, help="for shards and checkpoints")
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     args = parser.parse_args()
+    if args.shards <= N_HELD_OUT:
+        parser.error(f"--shards must be more than {N_HELD_OUT}, which are held out")
     start = time.perf_counter()
     paths = write_shards(args.folder, args.shards, args.seed, args.workers)
     print(f"{len(paths)} shards after {time.perf_counter() - start:.0f} s", flush=True)

@@ -349,3 +349,24 @@ def test_a_label_is_made_from_the_history_before_its_origin_alone(context):
         assert len(seen) == min(origin, context or 60)
         np.testing.assert_array_equal(seen, np.arange(origin - len(seen), origin))
         assert np.isnan(asked[: len(asked) - len(seen)]).all()
+
+
+def test_a_teacher_that_knows_no_gaps_is_asked_where_it_has_all_its_history():
+    values = np.arange(100.0)[:, None]
+    teacher = Recording()
+    teacher.info = TeacherInfo("recording", revision="1")
+    fit(values, teacher, teacher_context=40)
+    contexts = np.concatenate(teacher.contexts)
+    assert contexts.shape == (100 - 40 + 1, 40, 1)
+    assert np.isfinite(contexts).all()
+
+
+def test_the_budget_keeps_its_windows_when_the_start_moves():
+    values = seasonal(300)
+    teacher = Recording()
+    asked = []
+    for start in (0, 5):
+        teacher.contexts = []
+        fit(values[start:], teacher, label_budget=40)
+        asked.append({window[-L:].tobytes() for window in np.concatenate(teacher.contexts)})
+    assert len(asked[0] & asked[1]) >= 38

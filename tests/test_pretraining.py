@@ -86,7 +86,8 @@ def test_a_shard_is_written_once(tmp_path, monkeypatch):
     assert examples.write_shard(tmp_path, 3, seed=0) == path
     assert path.read_bytes() == before
     assert made == [3]
-    assert [p.name for p in tmp_path.iterdir()] == ["0-00003.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.name.startswith("0-00003-")
 
 
 def test_every_example_is_read_once(shards):
@@ -107,7 +108,7 @@ def test_the_teacher_computes_what_the_network_does(shards, tmp_path):
     teacher = MixtureTeacher(tmp_path / "weights.safetensors")
     series = corpus.nested_seasonal(np.random.default_rng(0), 300)
     rows, mean, scale = normalise(series[None])
-    description = describe(rows)
+    description = describe(rows, np.ones(1))
     steps = np.arange(1, 25)[None]
     log_errors, encoded = describe_steps(description, steps)
     candidates = experts.forecast(rows, description.fitted, steps)
@@ -144,6 +145,8 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(shards, tmp_path,
     with pytest.raises(Stopped):
         train.train(shards, 4, 0, tmp_path / "stopped.pt")
     resumed = train.train(shards, 4, 0, tmp_path / "stopped.pt")
+    with pytest.raises(ValueError, match="is of another run"):
+        train.train(shards, 4, 1, tmp_path / "stopped.pt")
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor)
 

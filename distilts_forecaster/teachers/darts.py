@@ -153,7 +153,7 @@ class DartsTeacher:
         if self.info.longest_context is not None and length < self.info.longest_context:
             raise ValueError(
                 f"The Darts model {self.info.name!r} looks at {self.info.longest_context} steps, "
-                f"the windows have {length}. Set input_chunk_length to at least "
+                f"the windows have {length}. Set teacher_context to at least "
                 f"{self.info.longest_context}."
             )
         if not self.model.supports_multivariate or self._fitted_width() == 1:

@@ -16,9 +16,7 @@ import numpy as np
 from distilts_forecaster.teachers.periods import N_PERIODS, Histories
 
 __all__ = [
-    "BACKTEST_STEPS",
     "EXPERTS",
-    "Autoregression",
     "Fitted",
     "backtest",
     "backtest_share",
@@ -45,8 +43,8 @@ BACKTEST_ORIGINS = np.array([8, 24, 48, 72, 96, 128])
 BACKTEST_BOUNDS = np.array([0, 8, 24, 64, 128])
 BACKTEST_FULL_LENGTH = 384
 
-#: Steps ahead at which each origin is checked.
-BACKTEST_STEPS = 12
+#: How many of the steps ahead of each origin are checked.
+_BACKTEST_STEPS = 12
 
 _SEASONAL = ("repeat", "repeat_last", "repeat_recent", "drift", "profile", "profile_level")
 _AUTOREGRESSIONS = ("values", "seasonal_difference", "difference")
@@ -321,8 +319,9 @@ def forecast(rows: Histories, fitted: Fitted, steps: np.ndarray) -> np.ndarray:
 def backtest(rows: Histories, fitted: Fitted) -> np.ndarray:
     """Measure the experts on the last steps of the histories.
 
-    The periods and the regressions are those of the whole history: forecasts of its
-    last steps are a little better than they would have been. The mixture learns how much.
+    The periods, the regressions, the median and the scale are those of the whole history:
+    forecasts of its last steps are a little better than they would have been. The mixture
+    learns how much.
 
     Parameters
     ----------
@@ -342,7 +341,7 @@ def backtest(rows: Histories, fitted: Fitted) -> np.ndarray:
     index = np.tile(np.arange(n), n_origins)
     ahead = ahead.reshape(-1)
     past = rows.before(ahead, index)
-    fractions = np.arange(1, BACKTEST_STEPS + 1) / BACKTEST_STEPS
+    fractions = np.arange(1, _BACKTEST_STEPS + 1) / _BACKTEST_STEPS
     steps = np.ceil(ahead[:, None] * fractions - 1e-9).astype(int)
     error = forecast(past, fitted.take(index), steps)
     truth = rows.values[index[:, None], steps - ahead[:, None] - 1]

@@ -11,11 +11,13 @@ step ahead: one pass serves any horizon.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,9 +40,13 @@ __all__ = [
     "MixtureTeacher",
     "describe",
     "describe_steps",
+    "end_at_last_observation",
     "fill_missing",
     "normalise",
+    "observed_share",
 ]
+
+_BLAS_LOCK = Lock()
 
 WEIGHTS = Path(__file__).with_name("mixture.safetensors")
 
@@ -49,6 +55,9 @@ LONGEST_CONTEXT = 1024
 
 #: Horizons up to this were trained on.
 NATIVE_HORIZON = 336
+
+#: To be raised whenever the code changes what is forecast: kept labels are found by it.
+_VERSION = 1
 
 #: Shorter rows are padded with NaN, so that no lag falls outside.
 _SHORTEST_ROW = 32
@@ -95,6 +104,37 @@ def fill_missing(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
+def end_at_last_observation(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move rows to the right until they end with an observation.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray, shape (n, L)
+        NaN means missing.
+
+    Returns
+    -------
+    moved : numpy.ndarray, shape (n, L)
+    gap : numpy.ndarray of int, shape (n,)
+        Steps moved: what is to be forecast lies that much further ahead. Zero for
+        rows without any observation.
+    """
+    observed = np.isfinite(rows)
+    gap = np.where(observed.any(axis=1), observed[:, ::-1].argmax(axis=1), 0)
+    if not gap.any():
+        return rows, gap
+    position = np.arange(rows.shape[1]) - gap[:, None]
+    moved = np.take_along_axis(rows, np.maximum(position, 0), axis=1)
+    return np.where(position >= 0, moved, np.nan).astype(rows.dtype), gap
+
+
+def observed_share(rows: np.ndarray) -> np.ndarray:
+    """Return the share of observed steps since each row's first observation: (n,)."""
+    observed = np.isfinite(rows)
+    length = rows.shape[1] - observed.argmax(axis=1)
+    return observed.sum(axis=1) / length
+
+
 def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
     """Bring rows (n, L) to mean zero and deviation one, leading gaps to zero.
 
@@ -117,7 +157,7 @@ def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
     centred = np.where(observed, rows - mean, 0.0)
     largest = np.abs(centred).max(axis=1, keepdims=True)
     # A constant's rounding error is not a pattern to be extrapolated.
-    largest[largest <= 1e-6 * np.abs(mean)] = 0.0
+    largest[largest <= 4 * np.finfo(np.float32).eps * np.abs(mean)] = 0.0
     safe = np.where(largest > 0, largest, 1.0)
     centred = np.where(largest > 0, centred / safe, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
@@ -153,8 +193,8 @@ class Description:
     features: np.ndarray
 
 
-def _statistics(rows: Histories, periods: Periods) -> np.ndarray:
-    """Return statistics of normalised rows: (n, 38)."""
+def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -> np.ndarray:
+    """Return statistics of normalised rows: (n, 39)."""
     values, width = rows.values, rows.values.shape[1]
     length = rows.length.astype(np.float32)
     n_changes = np.maximum(length - 1, 1)
@@ -195,6 +235,7 @@ def _statistics(rows: Histories, periods: Periods) -> np.ndarray:
         np.log(recent_variance),
         np.log(recent_change / deviation),
         rows.median,
+        observed_share,
         *periods.correlation[:, lags].T,
         *periods.difference_correlation[:, lags[:3]].T,
         *np.log(periods.steps).T,
@@ -203,13 +244,16 @@ def _statistics(rows: Histories, periods: Periods) -> np.ndarray:
     return np.concatenate([np.stack(columns, axis=1), periods.features], axis=1)
 
 
-def describe(rows: Histories) -> Description:
+def describe(rows: Histories, observed_share: np.ndarray) -> Description:
     """Find periods, fit and backtest the experts, and gather the network's features.
 
     Parameters
     ----------
     rows : Histories
         Normalised.
+    observed_share : numpy.ndarray, shape (n,)
+        Share of the steps since the first observation that were observed: interpolated
+        values look smoother than the series is.
 
     Returns
     -------
@@ -220,7 +264,9 @@ def describe(rows: Histories) -> Description:
     errors = experts.backtest(rows, fitted)
     unit = errors.mean(axis=1).min(axis=1) + 2e-3
     relative = np.log(errors / unit[:, None, None] + 0.05).reshape(len(unit), -1)
-    features = np.concatenate([_statistics(rows, periods), np.log(unit)[:, None], relative], axis=1)
+    features = np.concatenate(
+        [_statistics(rows, periods, observed_share), np.log(unit)[:, None], relative], axis=1
+    )
     return Description(
         fitted,
         rows.length,
@@ -268,8 +314,9 @@ class MixtureTeacher:
     """The teacher that comes with the package.
 
     Looks at the last 1,024 steps of a context, and forecasts any horizon in one pass;
-    it was trained on horizons up to 336. Gaps are interpolated. Components are forecast
-    one by one.
+    it was trained on horizons up to 336, and on histories of 4 observations or more. Gaps
+    are interpolated; after a gap at the end, the steps asked for are further ahead.
+    Components are forecast one by one.
 
     Parameters
     ----------
@@ -286,21 +333,22 @@ class MixtureTeacher:
     (1, 24, 1, 1)
     """
 
-    def __init__(self, weights: Path = WEIGHTS) -> None:
+    def __init__(self, weights: str | os.PathLike = WEIGHTS) -> None:
         from safetensors import safe_open
 
         with safe_open(str(weights), framework="numpy") as file:
             arrays = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
         self._levels = tuple(round(float(q), 4) for q in arrays.pop("quantile_levels"))
         self._arrays = arrays
-        self._path = weights
+        version = f"{_VERSION}|".encode() + Path(weights).read_bytes()
+        self._revision = hashlib.blake2b(version, digest_size=8).hexdigest()
 
     @cached_property
     def info(self) -> TeacherInfo:
         """Identity and limits."""
         return TeacherInfo(
             name="bundled",
-            revision=hashlib.blake2b(self._path.read_bytes(), digest_size=8).hexdigest(),
+            revision=self._revision,
             licence="Apache-2.0",
             n_parameters=sum(array.size for array in self._arrays.values()),
             native_horizon=NATIVE_HORIZON,
@@ -333,22 +381,39 @@ class MixtureTeacher:
         Raises
         ------
         ValueError
-            If a quantile level is outside 0.1 to 0.9.
+            If a quantile level is outside 0.1 to 0.9, or ``horizon`` is below 1.
         """
         check_quantile_levels(self.info, quantile_levels)
-        n, length, components = contexts.shape
-        rows = contexts.transpose(0, 2, 1).reshape(n * components, length)[:, -LONGEST_CONTEXT:]
-        if length < _SHORTEST_ROW:
-            rows = np.pad(rows, ((0, 0), (_SHORTEST_ROW - length, 0)), constant_values=np.nan)
-        parts = [
-            rows[start : start + _ROWS_PER_CHUNK] for start in range(0, len(rows), _ROWS_PER_CHUNK)
-        ]
-        if len(parts) == 1:
-            found = [self._forecast_rows(parts[0], horizon)]
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}.")
+        n, _, components = contexts.shape
+        if n * components == 0:
+            return TeacherForecast(
+                np.empty((n, horizon, components, len(quantile_levels)), dtype=np.float32)
+            )
+        rows = contexts[:, -LONGEST_CONTEXT:].transpose(0, 2, 1).astype(np.float32)
+        rows = rows.reshape(n * components, -1)
+        # Columns before every first observation cost time and say nothing.
+        known = np.isfinite(rows).any(axis=0)
+        rows = rows[:, known.argmax() if known.any() else -1 :]
+        if rows.shape[1] < _SHORTEST_ROW:
+            padding = ((0, 0), (_SHORTEST_ROW - rows.shape[1], 0))
+            rows = np.pad(rows, padding, constant_values=np.nan)
+        n_parts = max(
+            -(-len(rows) // _ROWS_PER_CHUNK), 2 if len(rows) >= _ROWS_PER_CHUNK // 2 else 1
+        )
+        parts = np.array_split(rows, n_parts)
+        if n_parts == 1:
+            found = [self._forecast_rows(rows, horizon)]
         else:
             # NumPy releases the interpreter for most of it: two threads are 1.5 times as fast
-            # as one, if BLAS does not start its own in each (0.8 times).
-            with _blas_threads().limit(limits=1), ThreadPoolExecutor(2) as pool:
+            # as one, if BLAS does not start its own in each (0.8 times). Its number of threads
+            # is the process's, so that one call at a time may lower and restore it.
+            with (
+                _BLAS_LOCK,
+                _blas().limit(limits=1, user_api="blas"),
+                ThreadPoolExecutor(2) as pool,
+            ):
                 found = list(pool.map(lambda part: self._forecast_rows(part, horizon), parts))
         quantiles = np.concatenate([quantiles for quantiles, _ in found])
         quantiles = interpolate_quantiles(quantiles, self._levels, quantile_levels)
@@ -361,9 +426,10 @@ class MixtureTeacher:
 
     def _forecast_rows(self, rows: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """Forecast rows (n, L): quantiles (n, T, Q) and hidden states (n, D)."""
+        rows, gap = end_at_last_observation(rows)
         normalised, mean, scale = normalise(fill_missing(rows))
-        description = describe(normalised)
-        steps = np.broadcast_to(np.arange(1, horizon + 1), (len(rows), horizon))
+        description = describe(normalised, observed_share(rows))
+        steps = np.arange(1, horizon + 1) + gap[:, None]
         candidates = experts.forecast(normalised, description.fitted, steps)
         hidden = self._hidden(description.features)
         quantiles = self._mix(description, hidden, candidates, steps)
@@ -454,7 +520,7 @@ class MixtureTeacher:
 
 
 @lru_cache(maxsize=1)
-def _blas_threads() -> ThreadpoolController:
+def _blas() -> ThreadpoolController:
     """Return what limits the threads of BLAS; looking for the libraries takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 
