@@ -256,10 +256,13 @@ def _run(
     source = target[:, None] - model.lags[order]
     coefficients, low, high = model.coefficients[order], low[order], high[order]
     first = np.searchsorted(until[order], np.arange(n_steps), side="right")
-    for step in range(n_steps):
-        going = slice(first[step], None)
-        value = np.einsum("nf,nf->n", flat[source[going] + step], coefficients[going])
-        flat[target[going] + step] = np.minimum(np.maximum(value, low[going]), high[going])
+    for going in first:
+        value = np.einsum("nf,nf->n", flat.take(source[going:]), coefficients[going:])
+        np.maximum(value, low[going:], out=value)
+        np.minimum(value, high[going:], out=value)
+        flat[target[going:]] = value
+        source += 1
+        target += 1
     return series[:, width:]
 
 

@@ -64,7 +64,7 @@ _SHORTEST_ROW = 32
 
 #: Rows described, and steps mixed, at once: few calls, and arrays that stay in a core's
 #: cache.
-_ROWS_PER_CHUNK, _STEPS_PER_CHUNK = 256, 2048
+_ROWS_PER_CHUNK, _STEPS_PER_CHUNK = 512, 2048
 
 #: Errors of the experts are known at about these steps (of a long history).
 _ERROR_STEPS = np.array([3.0, 14.0, 40.0, 92.0])
