@@ -124,6 +124,7 @@ def short_histories(data: Path, teacher_name: str) -> None:
                     output_chunk_length=96,
                     teacher=teacher_name,
                     distillation_weight=alpha,
+                    cache_dir=False,
                 ).fit(history)
                 errors.append(error_at(model.student_.predict, values, origins, lookback))
             # Zero-shot, whatever the student's history.

@@ -6,7 +6,7 @@ better): the total absolute error of the median; the mean quantile loss over the
 truth inside the 80 % interval. ``--span before`` takes windows from before the test
 spans: what a teacher is developed on. ``--others`` sets AutoETS, AutoTheta (``pip install
 statsforecast``) and the linear student fitted to all the history without a teacher
-(lookback 512) beside it, on a few of the same windows. AutoETS leaves out seasons longer
+(lookback up to 512) beside it, on 5 origins of each set. AutoETS leaves out seasons longer
 than 24 steps.
 """
 
@@ -36,7 +36,7 @@ class Windows:
     """Windows of one data set, one component each.
 
     Contexts (n, L) have NaN before the series starts; targets and the repeated last
-    period are (n, T); component (n,) says whose they are.
+    period are (n, T); component and origin (n,) say whose and where they are.
     """
 
     contexts: np.ndarray
@@ -154,13 +154,13 @@ def statistical(name: str, windows: Windows, period: int) -> np.ndarray:
     return np.stack(forecasts)
 
 
-def student_alone(data: DataSet, context: int, windows: Windows) -> np.ndarray:
+def student_alone(data: DataSet, windows: Windows) -> np.ndarray:
     """Forecast with the linear student, fitted to the history without a teacher: (n, T)."""
     from darts import TimeSeries
 
     from distilts_forecaster import DistilledForecaster
 
-    lookback = min(context, (data.test_start - data.horizon) // 2)
+    lookback = min(512, (data.test_start - data.horizon) // 2)
     model = DistilledForecaster(
         input_chunk_length=lookback, output_chunk_length=data.horizon, distillation_weight=0
     )
@@ -185,7 +185,7 @@ def print_others(teacher: Teacher, sets: list[DataSet], context: int) -> None:
             "teacher": lambda w=windows: forecast_windows(teacher, w)[..., len(LEVELS) // 2],
             "AutoETS": lambda w=windows, d=data: statistical("AutoETS", w, d.period),
             "AutoTheta": lambda w=windows, d=data: statistical("AutoTheta", w, d.period),
-            "student alone": lambda w=windows, d=data: student_alone(d, 512, w),
+            "student alone": lambda w=windows, d=data: student_alone(d, w),
         }
         row = []
         for name, forecaster in forecasters.items():
@@ -206,7 +206,7 @@ def print_others(teacher: Teacher, sets: list[DataSet], context: int) -> None:
     )
 
 
-def print_speed(name: str, teacher: Teacher) -> None:
+def print_speed(teacher: Teacher) -> None:
     """Print parameters and milliseconds per forecast."""
     rng = np.random.default_rng(0)
     print(f"\n{teacher.info.n_parameters:,} parameters")
@@ -237,7 +237,7 @@ def main() -> None:
     print_accuracy(teacher, sets, args.context, args.span)
     if args.others:
         print_others(teacher, sets, args.context)
-    print_speed(args.teacher, teacher)
+    print_speed(teacher)
 
 
 if __name__ == "__main__":

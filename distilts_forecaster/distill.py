@@ -46,8 +46,8 @@ __all__ = [
 #: Tried where distillation_weight="auto". Zero is among them: a teacher can be useless.
 ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
 
-#: Steps of history that a teacher sees by default at most: twice as many cost most
-#: teachers twice the time.
+#: Steps of history that a teacher sees by default at most, unless the student sees more:
+#: twice as many cost most teachers twice the time.
 MOST_TEACHER_CONTEXT = 1024
 
 #: Tried where horizon_weights="auto".
@@ -334,7 +334,7 @@ def distill(
     Raises
     ------
     ValueError
-        If no window is complete.
+        If no window is complete, for the student or for the teacher.
     """
     started = time.perf_counter()
     student = settings.student
@@ -350,6 +350,12 @@ def distill(
             f"No window of {settings.input_chunk_length + settings.target_stop} steps is complete: "
             "every one has missing values. Fill them, for instance with "
             "darts.utils.missing_values.fill_missing_values."
+        )
+    if labeller is not None and not any(plan.labelled.any() for plan in plans):
+        raise ValueError(
+            f"The teacher {labeller.teacher.info.name!r} needs teacher_context="
+            f"{resolve_teacher_context(settings, labeller.teacher.info)} steps without gaps before "
+            "a window, and no series has them. Give a smaller teacher_context, or longer series."
         )
     if validation is not None and not nothing_to_choose:
         horizon = settings.output_chunk_length

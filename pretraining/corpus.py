@@ -29,7 +29,7 @@ CALENDARS = (
     (12,), (12,), (12,), (12, 132), (4,), (6,),  # months, quarters
 )  # fmt: skip
 
-#: Generators of the pool that take more than 50 ms a series.
+#: Generators of the pool that take more than 100 ms a series.
 SLOW_GENERATORS = ("KernelSynthGenerator",)
 
 

@@ -91,8 +91,8 @@ def make_examples(
 def _source_digest() -> str:
     """Return a digest of the code that examples are made with: a change makes new shards."""
     digest = hashlib.blake2b(digest_size=4)
-    for module in (corpus, periods, experts, mixture):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for path in (__file__, *(m.__file__ for m in (corpus, periods, experts, mixture))):
+        digest.update(Path(str(path)).read_bytes())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ Stopped at any time, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import os
 import time
@@ -23,6 +24,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from distilts_forecaster.teachers.mixture import WEIGHTS
+from pretraining import network as network_module
 from pretraining.examples import read_shuffled, write_shard
 from pretraining.network import MixtureNetwork, arrays_of, quantile_loss
 
@@ -81,12 +83,14 @@ def train(paths: list[Path], epochs: int, seed: int, checkpoint: Path) -> Mixtur
         ),
     )
     done = 0
-    recipe = [seed, epochs, *(path.name for path in paths)]
+    code = b"".join(Path(str(path)).read_bytes() for path in (__file__, network_module.__file__))
+    digest = hashlib.blake2b(code, digest_size=8).hexdigest()
+    recipe = [seed, epochs, digest, *(path.name for path in paths)]
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if state["recipe"] != recipe:
             raise ValueError(
-                f"{checkpoint} is of another run: other shards, epochs or seed. Delete it to "
+                f"{checkpoint} is of another run: other shards, epochs, seed or code. Delete it to "
                 "start anew, or give another --folder."
             )
         network.load_state_dict(state["network"])
@@ -123,7 +127,7 @@ def train(paths: list[Path], epochs: int, seed: int, checkpoint: Path) -> Mixtur
 def main() -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", type=int, default=520, help="of about 2,700 windows each")
+    parser.add_argument("--shards", type=int, default=460, help="of about 2,700 windows each")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

@@ -370,3 +370,11 @@ def test_the_budget_keeps_its_windows_when_the_start_moves():
         fit(values[start:], teacher, label_budget=40)
         asked.append({window[-L:].tobytes() for window in np.concatenate(teacher.contexts)})
     assert len(asked[0] & asked[1]) >= 38
+
+
+def test_a_teacher_that_could_not_be_asked_at_all_is_not_passed_over():
+    teacher = Recording()
+    teacher.info = TeacherInfo("recording", revision="1")
+    with pytest.raises(ValueError, match="needs teacher_context=500 steps without gaps"):
+        fit(seasonal(300), teacher, teacher_context=500)
+    assert not teacher.contexts

@@ -1,3 +1,4 @@
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.teachers import load_teacher
+from distilts_forecaster.teachers import load_teacher, mixture
 from distilts_forecaster.teachers.mixture import (
     WEIGHTS,
     MixtureTeacher,
@@ -241,6 +242,16 @@ def test_overlapping_calls_leave_the_threads_of_blas_as_they_were(bundled):
     assert threads() == before
     for each in found[1:]:
         np.testing.assert_array_equal(each, found[0])
+
+
+def test_large_batches_do_without_threadpoolctl(bundled, monkeypatch):
+    windows = np.random.default_rng(0).normal(size=(300, 64, 1)).astype(np.float32)
+    expected = bundled.forecast(windows, 4, MEDIAN).quantiles
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    mixture._blas.cache_clear()
+    found = bundled.forecast(windows, 4, MEDIAN).quantiles
+    mixture._blas.cache_clear()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_nothing_is_forecast_of_no_windows(bundled):

@@ -32,8 +32,8 @@ TREND_SPANS = (12.0, 60.0, np.inf)
 N_CYCLES, CYCLE_DECAY = 6, 0.85
 
 #: Strength of the ridge penalty of the autoregressions, in steps of history. Error of the
-#: first on 14 real sets before their test spans, contexts of 512 and 1,024, at 8, 15, 25:
-#: .810/.726, .829/.742, .851/.761; at a hundredth of the steps there are: .820/.730.
+#: first on 14 real sets before their test spans, contexts of 512 / 1,024, at 3, 6, 8, 15, 25:
+#: .806/.721, .806/.724, .809/.726, .828/.742, .850/.761.
 RIDGE = 6.0
 
 #: Steps before the end from which the experts forecast what is known, for histories of

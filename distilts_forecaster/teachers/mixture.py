@@ -314,7 +314,7 @@ class MixtureTeacher:
     """The teacher that comes with the package.
 
     Looks at the last 1,024 steps of a context, and forecasts any horizon in one pass;
-    it was trained on horizons up to 336, and on histories of 4 observations or more. Gaps
+    it was trained on horizons up to 336, and on histories of 6 steps or more. Gaps
     are interpolated; after a gap at the end, the steps asked for are further ahead.
     Components are forecast one by one.
 
@@ -403,15 +403,16 @@ class MixtureTeacher:
             -(-len(rows) // _ROWS_PER_CHUNK), 2 if len(rows) >= _ROWS_PER_CHUNK // 2 else 1
         )
         parts = np.array_split(rows, n_parts)
-        if n_parts == 1:
-            found = [self._forecast_rows(rows, horizon)]
+        limiter = _blas()
+        if n_parts == 1 or limiter is None:
+            found = [self._forecast_rows(part, horizon) for part in parts]
         else:
             # NumPy releases the interpreter for most of it: two threads are 1.5 times as fast
             # as one, if BLAS does not start its own in each (0.8 times). Its number of threads
             # is the process's, so that one call at a time may lower and restore it.
             with (
                 _BLAS_LOCK,
-                _blas().limit(limits=1, user_api="blas"),
+                limiter.limit(limits=1, user_api="blas"),
                 ThreadPoolExecutor(2) as pool,
             ):
                 found = list(pool.map(lambda part: self._forecast_rows(part, horizon), parts))
@@ -520,11 +521,13 @@ class MixtureTeacher:
 
 
 @lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    """Return what limits the threads of BLAS; looking for the libraries takes milliseconds."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+def _blas() -> ThreadpoolController | None:
+    """Return what limits the threads of BLAS, None where it is not installed."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()  # looks for the libraries, for milliseconds
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
