@@ -195,6 +195,7 @@ def interpolate_quantiles(
         return quantiles
     right = np.clip(np.searchsorted(levels, wanted), 1, len(levels) - 1)
     share = (np.asarray(wanted) - levels[right - 1]) / (levels[right] - levels[right - 1])
+    share = share.astype(np.result_type(quantiles, np.float32))  # float32 stays float32
     return quantiles[..., right - 1] * (1 - share) + quantiles[..., right] * share
 
 

@@ -101,7 +101,7 @@ class Periods:
     features : numpy.ndarray of float32, shape (n, 3 * N_PERIODS)
         How far each stands out, and the autocorrelations of values and differences
         at each.
-    correlation, difference_correlation : numpy.ndarray of float32, shape (n, L)
+    correlation, difference_correlation : numpy.ndarray of float32, shape (n, 3 L / 4 + 2)
         Autocorrelations by lag.
     """
 
@@ -262,9 +262,11 @@ def find_periods(rows: Histories) -> Periods:
     length = rows.length
     detrended = Histories.of(_detrended(rows), length, rows.median)
     width = rows.values.shape[1]
-    correlation = _overlap_correlation(detrended.values, length)
     changes = detrended.difference(np.ones_like(length), width)
-    of_changes = _overlap_correlation(changes, np.maximum(length - 1, 1))
+    # Periods beyond three quarters of the history are not looked for.
+    width = int(0.75 * width) + 2
+    correlation = _overlap_correlation(detrended.values, length)[:, :width]
+    of_changes = _overlap_correlation(changes, np.maximum(length - 1, 1))[:, :width]
     # The values show a smooth season, the differences one under a wandering level.
     mostly_values = 0.8 * correlation + 0.2 * of_changes
     prominence = _prominence(mostly_values, length)
