@@ -251,7 +251,8 @@ def test_large_batches_do_without_threadpoolctl(bundled, monkeypatch):
     mixture._blas.cache_clear()
     found = bundled.forecast(windows, 4, MEDIAN).quantiles
     mixture._blas.cache_clear()
-    np.testing.assert_array_equal(found, expected)
+    # BLAS rounds a little differently with its own threads.
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_nothing_is_forecast_of_no_windows(bundled):
