@@ -24,6 +24,7 @@ from darts import TimeSeries
 from benchmarks.data import add_data_argument, ett, load_all
 from distilts_forecaster import DistilledForecaster, load_teacher
 from distilts_forecaster.distill import MOST_TEACHER_CONTEXT
+from distilts_forecaster.teachers import Teacher
 from distilts_forecaster.windows import context_windows, target_windows
 
 LOOKBACK = 512
@@ -32,6 +33,23 @@ NAMES = ("ETTh1", "ETTh2", "ETTm1")
 #: Points of history, and the lookback that they leave room for.
 SHORT_LENGTHS = {300: 144, 500: 240, 1000: 512, 2000: 512}
 MAX_ORIGINS = 300
+
+
+def error_at(
+    forecast: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    origins: np.ndarray,
+    lookback: int,
+    horizon: int = 96,
+) -> float:
+    """Return the mean squared error of the windows at some origins."""
+    total = 0.0
+    for part in np.array_split(origins, max(1, len(origins) // 500)):
+        error = forecast(context_windows(values, part, lookback)) - target_windows(
+            values, part, horizon
+        )
+        total += float((error**2).mean()) * len(part)
+    return total / len(origins)
 
 
 def mean_squared_error(
@@ -46,16 +64,24 @@ def mean_squared_error(
     return error_at(forecast, values, origins, lookback, horizon)
 
 
+def point(teacher: Teacher, horizon: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the teacher's point forecast as a function of contexts."""
+    return lambda contexts: teacher.forecast(
+        contexts.astype(np.float32), horizon, (0.5,)
+    ).quantiles[..., 0]
+
+
 def fit(
     train: np.ndarray,
     horizon: int,
     alpha: float | str,
     teacher: str,
     validation: np.ndarray | None = None,
+    lookback: int = LOOKBACK,
 ) -> DistilledForecaster:
     """Fit the forecaster to an array."""
     model = DistilledForecaster(
-        input_chunk_length=LOOKBACK,
+        input_chunk_length=lookback,
         output_chunk_length=horizon,
         teacher=teacher,
         distillation_weight=alpha,
@@ -79,16 +105,11 @@ def full_histories(data: Path, teacher_name: str) -> None:
                 started = time.perf_counter()
                 model = fit(values[:train_stop], horizon, alpha, teacher_name, validation)
                 seconds = time.perf_counter() - started
-                student = model.student_
-                errors.append(mean_squared_error(student.predict, values, validation_stop, horizon))
+                errors.append(
+                    mean_squared_error(model.student_.predict, values, validation_stop, horizon)
+                )
             zero_shot = mean_squared_error(
-                lambda x, h=horizon: teacher.forecast(x.astype(np.float32), h, (0.5,)).quantiles[
-                    ..., 0
-                ],
-                values,
-                validation_stop,
-                horizon,
-                MOST_TEACHER_CONTEXT,
+                point(teacher, horizon), values, validation_stop, horizon, MOST_TEACHER_CONTEXT
             )
             summary = model.training_summary_
             print(
@@ -113,42 +134,26 @@ def short_histories(data: Path, teacher_name: str) -> None:
             continue
         step = max(1, (last - found.test_start) // MAX_ORIGINS)
         origins = np.arange(found.test_start, last + 1, step)
+        # Zero-shot, whatever the student's history.
+        zero_shot = error_at(
+            point(teacher, 96), values, origins, min(MOST_TEACHER_CONTEXT, found.test_start)
+        )
+        repeats = 96 // found.period + 1
+        naive = error_at(
+            lambda x, n=repeats: np.tile(x, (1, n, 1))[:, :96], values, origins, found.period
+        )
         for length, lookback in SHORT_LENGTHS.items():
             if length > found.test_start:
                 continue
-            history = TimeSeries.from_values(values[found.test_start - length : found.test_start])
+            history = values[found.test_start - length : found.test_start]
             errors = []
             for alpha in (0, "auto"):
-                model = DistilledForecaster(
-                    input_chunk_length=lookback,
-                    output_chunk_length=96,
-                    teacher=teacher_name,
-                    distillation_weight=alpha,
-                    cache_dir=False,
-                ).fit(history)
+                model = fit(history, 96, alpha, teacher_name, lookback=lookback)
                 errors.append(error_at(model.student_.predict, values, origins, lookback))
-            # Zero-shot, whatever the student's history.
-            errors.append(
-                error_at(
-                    lambda x: teacher.forecast(x.astype(np.float32), 96, (0.5,)).quantiles[..., 0],
-                    values,
-                    origins,
-                    min(MOST_TEACHER_CONTEXT, found.test_start),
-                )
-            )
-            period = found.period
-            errors.append(
-                error_at(
-                    lambda x, p=period: np.tile(x[:, -p:], (1, 96 // p + 1, 1))[:, :96],
-                    values,
-                    origins,
-                    max(lookback, period),
-                )
-            )
             gains[length].append(1 - errors[1] / errors[0])
             print(
                 f"{found.name:16}{length:6}{errors[0]:12.4f}{errors[1]:8.4f}"
-                f"{gains[length][-1]:7.1%}{errors[2]:9.4f}{errors[3]:8.4f}"
+                f"{gains[length][-1]:7.1%}{zero_shot:9.4f}{naive:8.4f}"
                 f"{model.training_summary_.distillation_weight:8.3g}",
                 flush=True,
             )
@@ -157,23 +162,6 @@ def short_histories(data: Path, teacher_name: str) -> None:
             print(
                 f"gain at {length:5}: mean {np.mean(found_gains):.1%}, least {min(found_gains):.1%}"
             )
-
-
-def error_at(
-    forecast: Callable[[np.ndarray], np.ndarray],
-    values: np.ndarray,
-    origins: np.ndarray,
-    lookback: int,
-    horizon: int = 96,
-) -> float:
-    """Return the mean squared error of the windows at some origins."""
-    total = 0.0
-    for part in np.array_split(origins, max(1, len(origins) // 500)):
-        error = forecast(context_windows(values, part, lookback)) - target_windows(
-            values, part, horizon
-        )
-        total += float((error**2).mean()) * len(part)
-    return total / len(origins)
 
 
 def main() -> None:

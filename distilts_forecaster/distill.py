@@ -278,12 +278,9 @@ def _spend_budget(
     changes as a series grows or its start moves: a backtest that fits again at every
     step asks for few new windows, which windows at even distances would not allow.
     """
-    length = settings.input_chunk_length
-    history = resolve_teacher_context(settings, labeller.teacher.info)
-    if labeller.teacher.info.takes_missing:
-        complete = [complete_windows(s, length) for s in series]
-    else:
-        complete = [complete_windows(s, max(length, history)) for s in series]
+    length, info = settings.input_chunk_length, labeller.teacher.info
+    needed = length if info.takes_missing else max(length, resolve_teacher_context(settings, info))
+    complete = [complete_windows(s, needed) for s in series]
     budget = settings.label_budget
     if budget is None or sum(int(c.sum()) for c in complete) <= budget:
         return complete

@@ -19,12 +19,8 @@ from distilts_forecaster.teachers import experts, mixture, periods
 from distilts_forecaster.teachers.mixture import (
     LONGEST_CONTEXT,
     NATIVE_HORIZON,
-    describe,
     describe_steps,
-    end_at_last_observation,
-    fill_missing,
-    normalise,
-    observed_share,
+    read_contexts,
 )
 from pretraining import corpus
 from pretraining.corpus import window_batches
@@ -64,9 +60,7 @@ def make_examples(
     parts = []
     for start in range(0, len(contexts), _ROWS):
         part = slice(start, start + _ROWS)
-        given, gap = end_at_last_observation(contexts[part])
-        rows, mean, scale = normalise(fill_missing(given))
-        description = describe(rows, observed_share(given))
+        rows, mean, scale, description, gap = read_contexts(contexts[part])
         shape = len(rows.length)
         ahead = np.concatenate(
             [rng.integers(1, min(last, horizon) + 1, (shape, count)) for last, count in STEPS],

@@ -44,6 +44,7 @@ __all__ = [
     "fill_missing",
     "normalise",
     "observed_share",
+    "read_contexts",
 ]
 
 _BLAS_LOCK = Lock()
@@ -276,6 +277,29 @@ def describe(rows: Histories, observed_share: np.ndarray) -> Description:
     )
 
 
+def read_contexts(
+    rows: np.ndarray,
+) -> tuple[Histories, np.ndarray, np.ndarray, Description, np.ndarray]:
+    """Do all that comes before forecasting, in training as in use.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray, shape (n, L)
+        Contexts of one component each; NaN means missing.
+
+    Returns
+    -------
+    normalised : Histories
+    mean, scale : numpy.ndarray of float64, shape (n, 1)
+    description : Description
+    gap : numpy.ndarray of int, shape (n,)
+        Missing steps at the end: the step after the context lies that much further ahead.
+    """
+    rows, gap = end_at_last_observation(rows)
+    normalised, mean, scale = normalise(fill_missing(rows))
+    return normalised, mean, scale, describe(normalised, observed_share(rows)), gap
+
+
 def describe_steps(description: Description, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Describe steps ahead.
 
@@ -427,9 +451,7 @@ class MixtureTeacher:
 
     def _forecast_rows(self, rows: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """Forecast rows (n, L): quantiles (n, T, Q) and hidden states (n, D)."""
-        rows, gap = end_at_last_observation(rows)
-        normalised, mean, scale = normalise(fill_missing(rows))
-        description = describe(normalised, observed_share(rows))
+        normalised, mean, scale, description, gap = read_contexts(rows)
         steps = np.arange(1, horizon + 1) + gap[:, None]
         candidates = experts.forecast(normalised, description.fitted, steps)
         hidden = self._hidden(description.features)
