@@ -12,27 +12,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distilts_forecaster.forecaster import DistilledForecaster
     from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
-    from distilts_forecaster.students import Linear
+    from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network, Training
     from distilts_forecaster.teachers import FunctionTeacher, load_teacher
+    from distilts_forecaster.teachers.darts import DartsTeacher
 
 __version__ = "0.1.0"
 
 #: Public names and where they live: importing the package imports none of them.
 _PUBLIC = {
+    "DLinear": "students",
+    "DartsTeacher": "teachers.darts",
     "DistilledForecaster": "forecaster",
     "FunctionTeacher": "teachers",
+    "ITransformer": "students",
     "Linear": "students",
     "LinearForecaster": "runtime",
+    "MLP": "students",
+    "Network": "students",
+    "Training": "students",
     "load_student": "runtime",
     "load_teacher": "teachers",
     "save_student": "runtime",
 }
 
 __all__ = [
+    "MLP",
+    "DLinear",
+    "DartsTeacher",
     "DistilledForecaster",
     "FunctionTeacher",
+    "ITransformer",
     "Linear",
     "LinearForecaster",
+    "Network",
+    "Training",
     "load_student",
     "load_teacher",
     "save_student",

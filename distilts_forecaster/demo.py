@@ -13,8 +13,8 @@ from darts import TimeSeries
 from darts.datasets import ETTh1Dataset
 from darts.datasets.dataset_loaders import DatasetLoadingException
 
-from distilts_forecaster.distill import Settings, resolve_teacher_context
 from distilts_forecaster.forecaster import DistilledForecaster
+from distilts_forecaster.plan import Settings, resolve_teacher_context
 from distilts_forecaster.teachers import Teacher, load_teacher
 from distilts_forecaster.windows import context_windows, history_windows, target_windows
 

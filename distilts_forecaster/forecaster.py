@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,34 +17,45 @@ from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.typing import TimeSeriesLike
 from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.serialization import add_safe_globals
-from darts.utils.utils import generate_index
 
-from distilts_forecaster.distill import Settings, TrainingSummary, distill
-from distilts_forecaster.labels import Labeller, open_store
+from distilts_forecaster.backtest import forecast_origins
+from distilts_forecaster.distill import TrainingSummary, distill
+from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
+from distilts_forecaster.plan import Settings, Student
 from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.students.linear import Linear
-from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
+from distilts_forecaster.students.settings import (
+    MLP,
+    Copied,
+    DLinear,
+    Epoch,
+    ITransformer,
+    Network,
+    Training,
+    restore_network,
+)
+from distilts_forecaster.teachers.base import (
+    TeacherInfo,
+    TeacherReference,
+    check_quantile_levels,
+)
 from distilts_forecaster.teachers.load import as_specification, load_teacher
-from distilts_forecaster.timeseries import like, moved, times_after
+from distilts_forecaster.timeseries import like, times_after
 from distilts_forecaster.validation import (
     check_alignment,
     check_cache_dir,
     check_distillation_weight,
     check_horizon_weights,
     check_integer,
+    check_quantiles,
     check_series,
     check_student,
     warn_of_levels,
 )
-from distilts_forecaster.windows import context_windows, iterate_chunks, prepare_series
+from distilts_forecaster.windows import prepare_series
 
 __all__ = ["DistilledForecaster"]
-
-
-#: Windows times components forecast at once in a backtest: float64 contexts of 512
-#: steps that stay in the processor's cache (half the time of 4,096 rows).
-_ROWS_PER_CHUNK = 512
 
 
 class DistilledForecaster(GlobalForecastingModel):
@@ -65,25 +77,33 @@ class DistilledForecaster(GlobalForecastingModel):
         Who to learn from: ``"bundled"`` (comes with the package), a hub name
         (``"amazon/chronos-2"``), a directory with such weights, a Darts model, or a
         function ``(contexts (N, L, C), horizon) -> (N, T, C)``.
-    student : str or Linear, default "linear"
-        What to fit: ``"linear"``, or :class:`~distilts_forecaster.students.Linear`
-        with settings.
+    student : str, settings or torch.nn.Module, default "linear"
+        What to fit: ``"linear"`` is solved exactly; ``"dlinear"``, ``"mlp"`` and
+        ``"itransformer"`` are trained by gradient (extra ``torch``). Or one of them with
+        settings: ``Linear(...)``, ``DLinear(...)``, ``MLP(...)``, ``ITransformer(...)``. Or
+        your own module, see :class:`~distilts_forecaster.students.Network`.
     distillation_weight : float or "auto", default "auto"
         alpha, the weight of the teacher against the truth. 0 is no teacher. "auto"
         chooses on held-out windows.
-    horizon_weights : float, sequence of float, callable or "auto", default 1.0
+    horizon_weights : float, str, sequence of float or callable, default 1.0
         How much the teacher counts at each step. A number is the paper's tau
-        (weights proportional to ``exp(tau * t / (T - 1))``, 0 is uniform); or T
-        weights; or a function of T that returns them; or "auto" to choose tau.
-        Weights are scaled to a mean of one.
+        (weights proportional to ``exp(tau * t / (T - 1))``, 0 is uniform); or
+        ``"exponential"`` (tau = 1), ``"linear"``, ``"uniform"`` or ``"inverse_error"`` (of
+        the teacher, by step); or T weights; or a function of T that returns them; or
+        ``"auto"`` to choose tau. Weights are scaled to a mean of one.
     alignment : str or None, default "auto"
-        Factorised temporal alignment of hidden states. "auto" uses it where student
-        and teacher both have hidden states, "factorised" insists, None never does.
-        The linear student has none.
+        How the student's hidden states are aligned with the teacher's: ``"factorised"``
+        (the paper's), or the plain ``"linear"`` and ``"relational"``. "auto" is factorised
+        where both have hidden states, None never aligns. ``"linear"`` and ``"dlinear"``
+        students have none; ``"bundled"``, the Chronos family, and Darts torch models
+        wrapped with ``DartsTeacher(model, hidden_module=...)`` do.
     alignment_weight : float, default 0.3
         beta, the weight of the alignment.
-    quantiles : None
-        Reserved for probabilistic students; the linear student forecasts points.
+    alignment_dim : int, default 64
+        Numbers kept of each hidden state of the teacher; longer ones are projected at random.
+    quantiles : sequence of float, optional
+        Levels to forecast, 0.5 among them, for students trained by gradient. By default
+        a point forecast.
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
@@ -94,24 +114,25 @@ class DistilledForecaster(GlobalForecastingModel):
         and ties them to where the series starts: for a slow teacher and a rolling
         ``train_length``, ``input_chunk_length`` finds most of them in the cache.
     cache_dir : path-like or False, optional
-        Where the teacher's forecasts are kept. By default the platform's cache
-        directory; False keeps them in this process.
+        Where the teacher's forecasts and hidden states are kept, and a training after each
+        epoch until it is done (an interrupted ``fit`` goes on there). By default the
+        platform's cache directory; False keeps them in this process.
     add_encoders : None
         Reserved for students that take covariates.
     random_state : int, optional
-        The linear student is solved exactly and needs none; kept with the model for
-        students that do.
+        Seed of students trained by gradient. The linear student is solved exactly and
+        needs none.
     verbose : bool, optional
-        Progress while the teacher forecasts: always, never, or (by default) on a
-        terminal.
+        Progress while the teacher forecasts and a student is trained: always, never, or (by
+        default) on a terminal.
 
     Attributes
     ----------
-    student_ : LinearForecaster
+    student_ : LinearForecaster or NetworkForecaster
         The fitted student.
     training_summary_ : TrainingSummary
         Windows seen and labelled, labels found in the cache, chosen settings,
-        validation errors, seconds.
+        validation errors, each term of the loss by epoch, seconds.
 
     Raises
     ------
@@ -135,12 +156,13 @@ class DistilledForecaster(GlobalForecastingModel):
         output_chunk_length: int = 96,
         output_chunk_shift: int = 0,
         teacher: Any = "bundled",
-        student: str | Linear = "linear",
+        student: Any = "linear",
         distillation_weight: float | str = "auto",
-        horizon_weights: HorizonWeights | str = 1.0,
+        horizon_weights: HorizonWeights = 1.0,
         alignment: str | None = "auto",
         alignment_weight: float = 0.3,
-        quantiles: None = None,
+        alignment_dim: int = 64,
+        quantiles: Sequence[float] | None = None,
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
@@ -156,12 +178,9 @@ class DistilledForecaster(GlobalForecastingModel):
                 check_integer(name, given, at_least=1)
         if random_state is not None:
             check_integer("random_state", random_state, at_least=0)
-        check_alignment(alignment, alignment_weight)
+        student_settings = check_student(student)
+        check_alignment(alignment, alignment_weight, alignment_dim, student_settings)
         check_cache_dir(cache_dir)
-        if quantiles is not None:
-            raise ValueError(
-                f"The linear student forecasts points: leave quantiles=None, got {quantiles!r}."
-            )
         if add_encoders is not None:
             raise ValueError(
                 "The linear student takes no covariates: leave add_encoders=None, got "
@@ -171,11 +190,16 @@ class DistilledForecaster(GlobalForecastingModel):
             input_chunk_length=int(input_chunk_length),
             output_chunk_length=int(output_chunk_length),
             output_chunk_shift=int(output_chunk_shift),
-            student=check_student(student),
+            student=student_settings,
             distillation_weight=check_distillation_weight(distillation_weight),
             horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
             label_budget=label_budget,
             teacher_context=teacher_context,
+            alignment=alignment,
+            alignment_weight=float(alignment_weight),
+            alignment_dim=int(alignment_dim),
+            quantile_levels=check_quantiles(quantiles, student_settings),
+            random_state=random_state,
         )
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)
@@ -239,14 +263,20 @@ class DistilledForecaster(GlobalForecastingModel):
         warn_of_levels(prepared)
         if verbose is None:
             verbose = self.model_params["verbose"]
+        if not isinstance(settings.student, Linear):
+            _require_torch(settings.student)
+        cache_dir = self.model_params["cache_dir"]
+        folder = cache_folder(cache_dir)
+        checkpoints = None if folder is None else folder / "training"
         if settings.distillation_weight == 0:
-            result = distill(prepared, settings, None, held_out)
+            result = distill(prepared, settings, None, held_out, verbose, checkpoints)
         else:
             teacher = load_teacher(self.model_params["teacher"])
+            check_quantile_levels(teacher.info, settings.quantile_levels)
             lasting = teacher.info.revision is not None
-            with closing(open_store(self.model_params["cache_dir"], lasting)) as store:
-                labeller = Labeller(teacher, store, settings.target_stop)
-                result = distill(prepared, settings, labeller, held_out, verbose)
+            with closing(open_store(cache_dir, lasting)) as store:
+                labeller = Labeller(teacher, store, settings.target_stop, settings.quantile_levels)
+                result = distill(prepared, settings, labeller, held_out, verbose, checkpoints)
         super().fit(series)
         if not isinstance(series, TimeSeries):
             self.training_series = None
@@ -422,62 +452,13 @@ class DistilledForecaster(GlobalForecastingModel):
                 for p in (first, last)
             ]
             origins = np.arange(bounds[0], bounds[1] + 1, stride)
-            build = self._last_points if last_points_only else self._all_forecasts
-            forecasts.append(build(one, index, origins, forecast_horizon, stride))
-        return forecasts
-
-    def _forecast_origins(
-        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int
-    ) -> Any:
-        """Yield the origins in chunks and their forecasts (n, horizon, C)."""
-        values = np.asfortranarray(self._values(series, index))
-        missing = np.concatenate([[0], np.cumsum(~np.isfinite(values).all(axis=1))])
-        n_missing = missing[origins] - missing[origins - self.input_chunk_length]
-        if n_missing.any():
-            raise ValueError(
-                f"series[{index}] has up to {n_missing.max()} steps with missing or infinite "
-                "values in a context to forecast from. Fill them, for instance with "
-                "darts.utils.missing_values.fill_missing_values."
+            values = self._values(one, index)
+            forecasts.append(
+                forecast_origins(
+                    self.student_, one, values, index, origins, forecast_horizon, last_points_only
+                )
             )
-        for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
-            contexts = context_windows(values, part, self.input_chunk_length)
-            yield part, self.student_.predict(contexts, horizon).astype(series.dtype)
-
-    def _last_points(
-        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int, stride: int
-    ) -> TimeSeries:
-        """Return the last step of each forecast as one series."""
-        parts = self._forecast_origins(series, index, origins, horizon)
-        values = np.concatenate([forecasts[:, -1] for _, forecasts in parts])
-        offset = int(origins[0]) + self.output_chunk_shift + horizon - 1
-        times = generate_index(
-            start=series.start_time() + offset * series.freq,
-            length=len(values),
-            freq=series.freq * stride,
-            name=series.time_index.name,
-        )
-        return like(series, times, values[..., None])
-
-    def _all_forecasts(
-        self, series: TimeSeries, index: int, origins: np.ndarray, horizon: int, stride: int
-    ) -> list[TimeSeries]:
-        """Return each forecast as a series of its own."""
-        shift = self.output_chunk_shift
-        # One index over everything, of which each forecast gets a slice: building an
-        # index for each would take longer than all forecasts together.
-        times = generate_index(
-            start=series.start_time(),
-            length=int(origins[-1]) + shift + horizon,
-            freq=series.freq,
-            name=series.time_index.name,
-        )
-        first = int(origins[0]) + shift
-        template = like(series, times[first : first + horizon], np.empty((horizon, series.width)))
-        built = []
-        for part, forecasts in self._forecast_origins(series, index, origins, horizon):
-            for start, values in zip((part + shift).tolist(), forecasts[..., None], strict=True):
-                built.append(moved(template, times[start : start + horizon], values))
-        return built
+        return forecasts
 
     def save(
         self, path: str | os.PathLike | Any = None, clean: bool = False, **pkl_kwargs: Any
@@ -561,6 +542,15 @@ class DistilledForecaster(GlobalForecastingModel):
         return self.input_chunk_length, self._settings.target_stop, False, False, None, None
 
 
+def _require_torch(student: Student) -> None:
+    """Raise ImportError, with the command, unless torch is there."""
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            f"The student {type(student).__name__} is trained by torch, which is not installed: "
+            'pip install "distilts-forecaster[torch]"'
+        )
+
+
 def _refuse_covariates(past_covariates: object, future_covariates: object) -> None:
     """Raise ValueError if there are any."""
     if past_covariates is not None or future_covariates is not None:
@@ -593,12 +583,20 @@ def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
 # Darts loads models with a restricted unpickler since 0.48: what a saved model holds.
 add_safe_globals(
     [
+        Copied,
+        DLinear,
         DistilledForecaster,
+        Epoch,
+        ITransformer,
         Linear,
         LinearForecaster,
+        MLP,
+        Network,
         Settings,
         TeacherInfo,
         TeacherReference,
+        Training,
         TrainingSummary,
+        restore_network,
     ]
 )

@@ -25,9 +25,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from distilts_forecaster.teachers.base import Teacher
+from distilts_forecaster.teachers.base import HiddenTeacher, Teacher
 
-__all__ = ["DiskStore", "LabelStore", "Labeller", "MemoryStore", "open_store"]
+__all__ = ["DiskStore", "LabelStore", "Labeller", "MemoryStore", "cache_folder", "open_store"]
 
 #: Rows (windows times components) labelled between two commits: what an
 #: interruption can cost at most.
@@ -256,6 +256,30 @@ class DiskStore:
 _PROCESS_STORE = MemoryStore()
 
 
+def cache_folder(cache_dir: str | os.PathLike | Literal[False] | None) -> Path | None:
+    """Return the folder that a ``cache_dir`` means.
+
+    Parameters
+    ----------
+    cache_dir : path-like, False or None
+
+    Returns
+    -------
+    pathlib.Path or None
+        None is the platform's cache directory, False no folder.
+
+    Examples
+    --------
+    >>> cache_folder(False) is None
+    True
+    """
+    if cache_dir is None:
+        from platformdirs import user_cache_path
+
+        return user_cache_path("distilts_forecaster")
+    return None if cache_dir is False else Path(cache_dir)
+
+
 def open_store(cache_dir: str | os.PathLike | Literal[False] | None, lasting: bool) -> LabelStore:
     """Open the store for a teacher's labels.
 
@@ -271,14 +295,9 @@ def open_store(cache_dir: str | os.PathLike | Literal[False] | None, lasting: bo
     LabelStore
         In memory, with a warning, where the directory cannot be written.
     """
-    if cache_dir is False or not lasting:
+    directory = cache_folder(cache_dir)
+    if directory is None or not lasting:
         return _PROCESS_STORE
-    if cache_dir is None:
-        from platformdirs import user_cache_path
-
-        directory = user_cache_path("distilts_forecaster")
-    else:
-        directory = Path(cache_dir)
     try:
         return DiskStore(directory)
     except (OSError, sqlite3.OperationalError) as error:
@@ -363,15 +382,7 @@ class Labeller:
 
     def keys(self, contexts: np.ndarray) -> list[bytes]:
         """Return the key of each window (N, L, C)."""
-        request = f"{self._identity}|{self.horizon}|{self.quantile_levels}|{contexts.shape[1:]}"
-        namespace = hashlib.blake2b(request.encode(), digest_size=32).digest()
-        contexts = np.ascontiguousarray(contexts, dtype="<f4")
-        if np.isnan(contexts).any():  # one bit pattern for missing
-            contexts = np.where(np.isnan(contexts), np.float32(np.nan), contexts)
-        return [
-            hashlib.blake2b(window.data, digest_size=16, key=namespace).digest()
-            for window in contexts
-        ]
+        return self._keys(contexts, f"{self.horizon}|{self.quantile_levels}")
 
     def label(self, contexts: np.ndarray) -> np.ndarray:
         """Return the teacher's forecasts, made now or before.
@@ -390,55 +401,156 @@ class Labeller:
             If the teacher's forecast has the wrong shape or is not finite.
         """
         shape = (self.horizon, contexts.shape[2], len(self.quantile_levels))
+        n_bytes = 4 * int(np.prod(shape))
+
+        def ask(windows: np.ndarray) -> list[bytes]:
+            forecast = self.teacher.forecast(windows, self.horizon, self.quantile_levels)
+            labels = self._check(forecast.quantiles, (len(windows), *shape))
+            self.n_labelled += len(windows)
+            return [label.tobytes() for label in labels]
+
+        def is_whole(value: bytes) -> bool:
+            return len(value) == n_bytes
+
         keys = self.keys(contexts)
-        found = self._read(keys, shape)
-        # The same window twice (a series that repeats itself) is one label.
+        found, known = self._fetch(contexts, keys, ask, is_whole)
+        self.n_from_cache += known
+        labels = np.empty((len(keys), *shape), dtype=np.float32)
+        for i, key in enumerate(keys):
+            labels[i] = np.frombuffer(found[key], dtype="<f4").reshape(shape)
+        return labels
+
+    def hidden(self, contexts: np.ndarray, steps: Sequence[int], size: int) -> np.ndarray:
+        """Return the teacher's hidden states, made now or before.
+
+        States of more than ``size`` numbers are projected to ``size`` at random, always in the
+        same way: distances are kept nearly (Johnson and Lindenstrauss), and a thousand
+        windows of a large teacher are some megabytes.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+        steps : sequence of int
+            See :meth:`~distilts_forecaster.teachers.base.HiddenTeacher.hidden_states`.
+        size : int
+            Most numbers to keep of each state.
+
+        Returns
+        -------
+        numpy.ndarray of float16, shape (N, C or 1, len(steps) or 1, min(size, D))
+
+        Raises
+        ------
+        ValueError
+            If the states have the wrong shape or are not finite.
+        """
+
+        def ask(windows: np.ndarray) -> list[bytes]:
+            assert isinstance(self.teacher, HiddenTeacher)
+            states = np.asarray(self.teacher.hidden_states(windows, steps), dtype=np.float32)
+            self._check_hidden(states, windows, len(steps))
+            states = _project(states, size).astype("<f2")
+            if not np.isfinite(states).all():
+                raise ValueError(
+                    f"Teacher {self.teacher.info.name!r} has hidden states beyond the range of "
+                    "float16. Set alignment=None."
+                )
+            header = np.array(states.shape[1:], dtype="<u2").tobytes()
+            return [header + state.tobytes() for state in states]
+
+        def is_whole(value: bytes) -> bool:
+            return len(value) == 6 + 2 * int(np.prod(np.frombuffer(value[:6], "<u2"), dtype=int))
+
+        keys = self._keys(contexts, f"hidden|{self.teacher.info.hidden}|{tuple(steps)}|{size}")
+        found, _ = self._fetch(contexts, keys, ask, is_whole)
+        return np.stack(
+            [
+                np.frombuffer(found[key][6:], "<f2").reshape(np.frombuffer(found[key][:6], "<u2"))
+                for key in keys
+            ]
+        )
+
+    def _keys(self, contexts: np.ndarray, request: str) -> list[bytes]:
+        """Return the key of what is requested for each window (N, L, C)."""
+        request = f"{self._identity}|{request}|{contexts.shape[1:]}"
+        namespace = hashlib.blake2b(request.encode(), digest_size=32).digest()
+        contexts = np.ascontiguousarray(contexts, dtype="<f4")
+        if np.isnan(contexts).any():  # one bit pattern for missing
+            contexts = np.where(np.isnan(contexts), np.float32(np.nan), contexts)
+        return [
+            hashlib.blake2b(window.data, digest_size=16, key=namespace).digest()
+            for window in contexts
+        ]
+
+    def _fetch(
+        self,
+        contexts: np.ndarray,
+        keys: list[bytes],
+        ask: Callable[[np.ndarray], list[bytes]],
+        is_whole: Callable[[bytes], bool],
+    ) -> tuple[dict[bytes, bytes], int]:
+        """Return what is stored or asked for now by key, and how many windows were stored."""
+        found = self._read(keys, is_whole)
+        # The same window twice (a series that repeats itself) is asked for once.
         missing = {key: i for i, key in enumerate(keys) if key not in found}
         known = len(keys) - len(missing)
-        self.n_from_cache += known
         self.on_progress(known)
         step = max(1, ROWS_PER_COMMIT // contexts.shape[2])
         todo = list(missing.items())
         for start in range(0, len(todo), step):
-            found |= self._make(contexts, dict(todo[start : start + step]), shape)
-        labels = np.empty((len(keys), *shape), dtype=np.float32)
-        for i, key in enumerate(keys):
-            labels[i] = found[key]
-        return labels
+            part = dict(todo[start : start + step])
+            made, n_found = self._make(contexts, part, ask, is_whole)
+            found |= made
+            known += n_found
+        return found, known
 
-    def _read(self, keys: Sequence[bytes], shape: tuple[int, ...]) -> dict[bytes, np.ndarray]:
-        """Return stored labels of the right size."""
-        n_bytes = 4 * int(np.prod(shape))
-        return {
-            key: np.frombuffer(value, dtype="<f4").reshape(shape)
-            for key, value in self._use_store("get", list(keys)).items()
-            if len(value) == n_bytes
-        }
+    def _read(self, keys: Sequence[bytes], is_whole: Callable[[bytes], bool]) -> dict[bytes, bytes]:
+        """Return what is stored and of the right size."""
+        stored = self._use_store("get", list(keys))
+        return {key: value for key, value in stored.items() if is_whole(value)}
 
     def _make(
-        self, contexts: np.ndarray, missing: dict[bytes, int], shape: tuple[int, ...]
-    ) -> dict[bytes, np.ndarray]:
-        """Label windows that were missing a moment ago."""
+        self,
+        contexts: np.ndarray,
+        missing: dict[bytes, int],
+        ask: Callable[[np.ndarray], list[bytes]],
+        is_whole: Callable[[bytes], bool],
+    ) -> tuple[dict[bytes, bytes], int]:
+        """Ask for windows that were missing a moment ago."""
         with self.store.lock(self._identity):
-            # Another process may have labelled them while this one waited.
-            found = self._read(list(missing), shape)
-            self.n_from_cache += len(found)
+            # Another process may have asked for them while this one waited.
+            found = self._read(list(missing), is_whole)
+            known = len(found)
             todo = {key: i for key, i in missing.items() if key not in found}
             if todo:
                 start = time.perf_counter()
-                forecast = self.teacher.forecast(
-                    np.ascontiguousarray(contexts[list(todo.values())]),
-                    self.horizon,
-                    self.quantile_levels,
-                )
+                answer = ask(np.ascontiguousarray(contexts[list(todo.values())]))
                 self.seconds += time.perf_counter() - start
-                labels = self._check(forecast.quantiles, (len(todo), *shape))
-                made = dict(zip(todo, labels, strict=True))
-                self._use_store("put", {key: label.tobytes() for key, label in made.items()})
-                self.n_labelled += len(made)
+                made = dict(zip(todo, answer, strict=True))
+                self._use_store("put", made)
                 found |= made
         self.on_progress(len(missing))
-        return found
+        return found, known
+
+    def _check_hidden(self, states: np.ndarray, windows: np.ndarray, n_steps: int) -> None:
+        """Refuse hidden states that are not what was asked for, before they are stored."""
+        expected = (len(windows), windows.shape[2], n_steps)
+        if states.ndim != 4 or any(
+            got not in allowed
+            for got, allowed in zip(
+                states.shape, ((expected[0],), (1, expected[1]), (1, n_steps)), strict=False
+            )
+        ):
+            raise ValueError(
+                f"Teacher {self.teacher.info.name!r} returned hidden states of shape "
+                f"{states.shape}, expected (windows, components or 1, steps or 1, size) with the "
+                f"first three {expected}."
+            )
+        if not np.isfinite(states).all():
+            raise ValueError(
+                f"Teacher {self.teacher.info.name!r} returned hidden states that are NaN or "
+                "infinite. Set alignment=None."
+            )
 
     def _use_store(self, action: Literal["get", "put"], argument: Any) -> Any:
         """Use the store, or go on in memory where it fails: labels are too dear to lose."""
@@ -468,3 +580,12 @@ class Labeller:
                 "forecasts that are NaN or infinite. Does it need longer or complete contexts?"
             )
         return labels
+
+
+def _project(states: np.ndarray, size: int) -> np.ndarray:
+    """Project the last axis to ``size`` numbers, at random but always alike; keep short ones."""
+    given = states.shape[-1]
+    if given <= size:
+        return states
+    projection = np.random.default_rng(given).normal(size=(given, size)) / np.sqrt(size)
+    return states @ projection.astype(np.float32)

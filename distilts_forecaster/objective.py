@@ -1,4 +1,4 @@
-"""The distillation objective: weights over the horizon.
+"""The distillation objective, and its weights over the horizon.
 
 The loss of DistilTS (Li et al., ICASSP 2026, arXiv 2601.12785) is::
 
@@ -11,12 +11,110 @@ with ``y`` the truth, ``yT`` the teacher and ``yS`` the student, and weights
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["exponential_weights", "resolve_horizon_weights"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-HorizonWeights = float | Sequence[float] | Callable[[int], Sequence[float]]
+__all__ = ["Objective", "exponential_weights", "resolve_horizon_weights"]
+
+HorizonWeights = float | str | Sequence[float] | Callable[[int], Sequence[float]]
+
+#: Horizon weights by name.
+NAMED_WEIGHTS = ("exponential", "linear", "uniform", "inverse_error")
+
+#: Ways to align hidden states.
+ALIGNMENTS = ("factorised", "linear", "relational")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student trained by gradient minimises.
+
+    Errors are on the scale that windows are compared on (each window divided by its
+    softened standard deviation, see :mod:`~distilts_forecaster.windows`), so that series of
+    any level and spread count alike. Each term is a mean over the windows that it can be
+    computed for.
+
+    Attributes
+    ----------
+    distillation_weight : float
+        alpha.
+    horizon_weights : numpy.ndarray, shape (T,)
+        w_t, of mean one.
+    alignment_weight : float, default 0.0
+        beta.
+    quantile_levels : tuple of float, default (0.5,)
+        With one, the truth enters by its squared error; with several by the pinball
+        loss of each, doubled, so that the median's is the absolute error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> objective = Objective(0.5, exponential_weights(2, 0.0))
+    >>> forecast = torch.zeros(1, 2, 1, 1)
+    >>> truth, labels = torch.ones(1, 2, 1), 2 * torch.ones(1, 2, 1, 1)
+    >>> objective.supervised(forecast, truth), objective.distillation(forecast, labels)
+    (tensor([1.]), tensor([4.]))
+    >>> float(objective.total(1.0, 4.0))
+    3.0
+    """
+
+    distillation_weight: float
+    horizon_weights: np.ndarray
+    alignment_weight: float = 0.0
+    quantile_levels: tuple[float, ...] = (0.5,)
+
+    def supervised(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Return the error against the truth of each window.
+
+        Parameters
+        ----------
+        forecast : Tensor, shape (B, T, C, Q)
+        truth : Tensor, shape (B, T, C)
+
+        Returns
+        -------
+        Tensor, shape (B,)
+        """
+        error = truth[..., None] - forecast
+        if len(self.quantile_levels) == 1:
+            return (error**2).mean((1, 2, 3))
+        levels = error.new_tensor(self.quantile_levels)
+        return 2.0 * ((levels - (error < 0).to(error.dtype)) * error).mean((1, 2, 3))
+
+    def distillation(self, forecast: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted squared error against the teacher of each window.
+
+        Parameters
+        ----------
+        forecast, labels : Tensor, shape (B, T, C, Q)
+            Quantiles at the same levels.
+
+        Returns
+        -------
+        Tensor, shape (B,)
+        """
+        weights = forecast.new_tensor(self.horizon_weights)
+        return ((labels - forecast) ** 2).mean((2, 3)) @ weights / len(weights)
+
+    def total(self, supervised: Any, distillation: Any = 0.0, alignment: Any = 0.0) -> Any:
+        """Add the terms up.
+
+        Parameters
+        ----------
+        supervised, distillation, alignment : Tensor or float
+
+        Returns
+        -------
+        Tensor or float
+        """
+        return (
+            supervised + self.distillation_weight * distillation + self.alignment_weight * alignment
+        )
 
 
 def exponential_weights(horizon: int, tau: float) -> np.ndarray:
@@ -47,16 +145,23 @@ def exponential_weights(horizon: int, tau: float) -> np.ndarray:
     return weights / weights.mean()
 
 
-def resolve_horizon_weights(horizon_weights: HorizonWeights, horizon: int) -> np.ndarray:
+def resolve_horizon_weights(
+    horizon_weights: HorizonWeights, horizon: int, teacher_error: np.ndarray | None = None
+) -> np.ndarray:
     """Turn any accepted form of ``horizon_weights`` into weights of mean one.
 
     Parameters
     ----------
-    horizon_weights : float, sequence of float, or callable
-        The paper's tau; or one weight for each step; or a function of the horizon
-        that returns one weight for each step.
+    horizon_weights : float, str, sequence of float, or callable
+        The paper's tau; or ``"exponential"`` (tau = 1), ``"linear"`` (1, 2, ... T),
+        ``"uniform"`` or ``"inverse_error"`` (one over the teacher's squared error at each
+        step: it counts most where it is best); or one weight for each step; or a function
+        of the horizon that returns one weight for each step.
     horizon : int
         Number of steps, T.
+    teacher_error : numpy.ndarray, shape (horizon,), optional
+        Mean squared error of the teacher at each step. "inverse_error" without it (there is
+        no teacher, or no window to measure it on) is uniform.
 
     Returns
     -------
@@ -78,11 +183,19 @@ def resolve_horizon_weights(horizon_weights: HorizonWeights, horizon: int) -> np
     >>> resolve_horizon_weights(lambda T: range(T), 3)
     array([0., 1., 2.])
     """
-    given = horizon_weights(horizon) if callable(horizon_weights) else horizon_weights
+    given: Any = horizon_weights(horizon) if callable(horizon_weights) else horizon_weights
+    if isinstance(given, str) and given in NAMED_WEIGHTS:
+        if given == "inverse_error" and teacher_error is not None:
+            # A teacher that is right to the digit at one step must not take all the weight.
+            floor = max(1e-3 * float(teacher_error.mean()), np.finfo(float).tiny)
+            given = 1.0 / np.maximum(teacher_error, floor)
+        else:
+            given = {"exponential": 1.0, "linear": np.arange(1.0, horizon + 1)}.get(given, 0.0)
     if isinstance(given, str) or given is None or isinstance(given, bool):
         raise TypeError(
-            f"horizon_weights must be a number (tau), {horizon} weights, or a function that "
-            f"returns {horizon} weights; got {given!r}. Example: horizon_weights=1.0"
+            f"horizon_weights must be a number (tau), one of {NAMED_WEIGHTS}, {horizon} weights, "
+            f"or a function that returns {horizon} weights; got {given!r}. "
+            "Example: horizon_weights=1.0"
         )
     try:
         weights = np.asarray(list(given) if isinstance(given, (range, tuple)) else given, float)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["LinearForecaster", "load_student", "save_student"]
+__all__ = ["Forecaster", "LinearForecaster", "load_student", "save_student"]
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -24,51 +24,23 @@ CONFIG_FILE = "config.json"
 _WINDOWS_PER_CHUNK = 8192
 
 
-@dataclass(frozen=True)
-class LinearForecaster:
-    """A fitted linear student, folded for inference.
+class Forecaster:
+    """What fitted students have in common: shapes, chunks, and feeding forecasts back.
 
     Attributes
     ----------
-    weights : numpy.ndarray of float32, shape (K, L, T)
-        One matrix for all components (K = 1) or one for each (K = C).
-    output_chunk_shift : int
-        Steps between the end of the context and the first forecast step.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> last_value = np.zeros((1, 4, 2), dtype=np.float32)
-    >>> last_value[0, -1] = 1.0
-    >>> student = LinearForecaster(last_value)
-    >>> student.predict(np.array([1.0, 2.0, 3.0, 4.0]))
-    array([4., 4.])
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+    n_components : int or None
+        Components that a window must have; None takes any number.
+    n_parameters : int
+        Number of fitted numbers.
     """
 
-    weights: np.ndarray
-    output_chunk_shift: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the shape."""
-        if self.weights.ndim != 3:
-            raise ValueError(
-                f"A linear student needs weights of shape (K, L, T), got {self.weights.shape}."
-            )
-
-    @property
-    def input_chunk_length(self) -> int:
-        """Length of the context, L."""
-        return self.weights.shape[1]
-
-    @property
-    def output_chunk_length(self) -> int:
-        """Steps forecast at once, T."""
-        return self.weights.shape[2]
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of fitted numbers."""
-        return self.weights.size
+    input_chunk_length: int
+    output_chunk_length: int
+    output_chunk_shift: int
+    n_components: int | None
+    n_parameters: int
 
     def predict(self, contexts: np.ndarray, horizon: int | None = None) -> np.ndarray:
         """Forecast the steps that follow each context.
@@ -108,9 +80,9 @@ class LinearForecaster:
                 f"Each context must have at least input_chunk_length="
                 f"{self.input_chunk_length} steps, got {length}."
             )
-        if self.weights.shape[0] not in (1, components):
+        if self.n_components not in (None, components):
             raise ValueError(
-                f"This student was fitted on {self.weights.shape[0]} components, got {components}."
+                f"This student was fitted on {self.n_components} components, got {components}."
             )
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {horizon}.")
@@ -144,6 +116,62 @@ class LinearForecaster:
             parts.append(self._step(windows))
             done += self.output_chunk_length
         return np.concatenate(parts, axis=1)[:, :horizon]
+
+    def _step(self, windows: np.ndarray) -> np.ndarray:
+        """Forecast T steps for (N, L, C) contexts."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LinearForecaster(Forecaster):
+    """A fitted linear student, folded for inference.
+
+    Attributes
+    ----------
+    weights : numpy.ndarray of float32, shape (K, L, T)
+        One matrix for all components (K = 1) or one for each (K = C).
+    output_chunk_shift : int
+        Steps between the end of the context and the first forecast step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> last_value = np.zeros((1, 4, 2), dtype=np.float32)
+    >>> last_value[0, -1] = 1.0
+    >>> student = LinearForecaster(last_value)
+    >>> student.predict(np.array([1.0, 2.0, 3.0, 4.0]))
+    array([4., 4.])
+    """
+
+    weights: np.ndarray
+    output_chunk_shift: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        if self.weights.ndim != 3:
+            raise ValueError(
+                f"A linear student needs weights of shape (K, L, T), got {self.weights.shape}."
+            )
+
+    @property
+    def input_chunk_length(self) -> int:  # type: ignore[override]
+        """Length of the context, L."""
+        return self.weights.shape[1]
+
+    @property
+    def output_chunk_length(self) -> int:  # type: ignore[override]
+        """Steps forecast at once, T."""
+        return self.weights.shape[2]
+
+    @property
+    def n_components(self) -> int | None:  # type: ignore[override]
+        """Components that a window must have, None for any."""
+        return None if len(self.weights) == 1 else len(self.weights)
+
+    @property
+    def n_parameters(self) -> int:  # type: ignore[override]
+        """Number of fitted numbers."""
+        return self.weights.size
 
     def _step(self, windows: np.ndarray) -> np.ndarray:
         """Forecast T steps for (N, L, C) contexts."""

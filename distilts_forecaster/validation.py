@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
+from distilts_forecaster.objective import ALIGNMENTS, HorizonWeights, resolve_horizon_weights
+from distilts_forecaster.plan import Student
 from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.students.settings import MLP, Copied, DLinear, ITransformer, Network
 from distilts_forecaster.windows import PreparedSeries
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "check_distillation_weight",
     "check_horizon_weights",
     "check_integer",
+    "check_quantiles",
     "check_series",
     "check_student",
     "warn_of_levels",
@@ -52,16 +55,16 @@ def check_integer(name: str, value: Any, at_least: int) -> None:
         raise ValueError(f"{name} must be at least {at_least}, got {value}.")
 
 
-def check_student(student: Any) -> Linear:
+def check_student(student: Any) -> Student:
     """Return the student's settings.
 
     Parameters
     ----------
-    student : str or Linear
+    student : str, Linear, DLinear, ITransformer, MLP, Network or torch.nn.Module
 
     Returns
     -------
-    Linear
+    Linear, DLinear, ITransformer, MLP or Network
 
     Raises
     ------
@@ -69,14 +72,29 @@ def check_student(student: Any) -> Linear:
         If the name is unknown.
     TypeError
         If it is neither a name nor settings.
+
+    Examples
+    --------
+    >>> check_student("dlinear").kernel_size
+    25
     """
-    if isinstance(student, Linear):
+    known = {"linear": Linear, "dlinear": DLinear, "itransformer": ITransformer, "mlp": MLP}
+    if isinstance(student, Student):
         return student
     if isinstance(student, str):
-        if student != "linear":
-            raise ValueError(f'Unknown student {student!r}. Known students: "linear".')
-        return Linear()
-    raise TypeError(f'student must be "linear" or Linear(...), got {student!r}.')
+        if student not in known:
+            raise ValueError(
+                f"Unknown student {student!r}. Known students: {', '.join(map(repr, known))}."
+            )
+        return known[student]()
+    if isinstance(student, type) and issubclass(student, Student):
+        raise TypeError(f"student is the class {student.__name__}; pass {student.__name__}().")
+    if callable(student) and hasattr(student, "state_dict"):
+        return Network(Copied(student))
+    raise TypeError(
+        f"student must be one of {', '.join(map(repr, known))}, settings such as Linear(...) or "
+        f"MLP(...), or a torch.nn.Module, got {student!r}."
+    )
 
 
 def check_distillation_weight(weight: Any) -> float | str:
@@ -116,17 +134,17 @@ def _check_weight(expected: str, value: Any) -> None:
         raise ValueError(f"{expected}, got {value!r}.")
 
 
-def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights | str:
+def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:
     """Return the horizon weights as given, checked against the horizon.
 
     Parameters
     ----------
-    weights : float, sequence, callable or "auto"
+    weights : float, str, sequence or callable
     horizon : int
 
     Returns
     -------
-    float, sequence, callable or "auto"
+    float, str, sequence or callable
 
     Raises
     ------
@@ -137,32 +155,88 @@ def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights | str:
         return weights
     resolve_horizon_weights(weights, horizon)
     # A copy: what the user's list becomes later is not what was checked.
-    return weights if callable(weights) or np.isscalar(weights) else tuple(weights)
+    keep = callable(weights) or np.isscalar(weights)
+    return weights if keep else tuple(weights)
 
 
-def check_alignment(alignment: Any, weight: Any) -> None:
-    """Raise unless the alignment can be had with a student without hidden states.
+def check_alignment(alignment: Any, weight: Any, size: Any, student: Student) -> None:
+    """Raise unless the alignment can be had with this student.
 
     Parameters
     ----------
     alignment : str or None
     weight : float
         beta.
+    size : int
+        Numbers kept of each hidden state.
+    student : Linear, DLinear, ITransformer, MLP or Network
 
     Raises
     ------
     TypeError, ValueError
-        If the values are unknown, or alignment is insisted on.
+        If a value is unknown, or alignment is insisted on and the student has no hidden
+        states.
     """
     _check_weight("alignment_weight must be a number of at least 0", weight)
+    check_integer("alignment_dim", size, at_least=1)
     if alignment is None or alignment == "auto":
         return
-    if alignment == "factorised":
+    if alignment not in ALIGNMENTS:
         raise ValueError(
-            'alignment="factorised" needs a student with hidden states; the linear student has '
-            'none. Use alignment="auto" or None.'
+            f'alignment must be "auto", one of {ALIGNMENTS} or None, got {alignment!r}.'
         )
-    raise ValueError(f'alignment must be "auto", "factorised" or None, got {alignment!r}.')
+    if isinstance(student, (Linear, DLinear)):
+        raise ValueError(
+            f"alignment={alignment!r} needs a student with hidden states; {type(student).__name__} "
+            'has none. Use student="itransformer" or "mlp", or alignment="auto" or None.'
+        )
+
+
+def check_quantiles(quantiles: Any, student: Student) -> tuple[float, ...]:
+    """Return the quantile levels of the student.
+
+    Parameters
+    ----------
+    quantiles : sequence of float or None
+    student : Linear, DLinear, ITransformer, MLP or Network
+
+    Returns
+    -------
+    tuple of float
+        ``(0.5,)`` for None.
+
+    Raises
+    ------
+    TypeError
+        If it is no sequence of numbers.
+    ValueError
+        If levels do not increase between 0 and 1, or the median is not among them, or the
+        student is linear.
+
+    Examples
+    --------
+    >>> check_quantiles([0.1, 0.5, 0.9], DLinear())
+    (0.1, 0.5, 0.9)
+    """
+    if quantiles is None:
+        return (0.5,)
+    if isinstance(student, Linear):
+        raise ValueError(
+            f"The linear student forecasts points: leave quantiles=None, got {quantiles!r}, or use "
+            'student="dlinear", "mlp" or "itransformer".'
+        )
+    try:
+        levels = tuple(float(q) for q in quantiles)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"quantiles must be numbers, got {quantiles!r}. Example: quantiles=[0.1, 0.5, 0.9]"
+        ) from error
+    if 0.5 not in levels or not 0 < min(levels) <= max(levels) < 1 or np.any(np.diff(levels) <= 0):
+        raise ValueError(
+            f"quantiles must increase between 0 and 1 and hold 0.5, got {quantiles!r}. "
+            "Example: quantiles=[0.1, 0.5, 0.9]"
+        )
+    return levels
 
 
 def check_cache_dir(cache_dir: Any) -> None:

@@ -61,6 +61,10 @@ class PreparedSeries:
         Mean and standard deviation of the observed values (1 if constant).
     missing_before : numpy.ndarray of int64, shape (n_points + 1,)
         Number of time steps with a missing value before each index.
+    past : numpy.ndarray of float32, shape (n_points, P), or None
+        Covariates that are known for the context only, standardised.
+    future : numpy.ndarray of float32, shape (n_points, F), or None
+        Covariates that are known for the horizon too, standardised.
     """
 
     raw: np.ndarray
@@ -68,6 +72,8 @@ class PreparedSeries:
     location: np.ndarray
     spread: np.ndarray
     missing_before: np.ndarray
+    past: np.ndarray | None = None
+    future: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of time steps."""

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from conftest import seasonal
 
-from distilts_forecaster.distill import (
+from distilts_forecaster.distill import distill
+from distilts_forecaster.labels import Labeller, MemoryStore
+from distilts_forecaster.plan import (
     MOST_TEACHER_CONTEXT,
     Settings,
-    distill,
     plan_windows,
     resolve_teacher_context,
 )
-from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
 from distilts_forecaster.windows import prepare_series

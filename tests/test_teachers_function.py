@@ -20,7 +20,6 @@ def three_quantiles(contexts, horizon):
 def test_points_become_the_median():
     forecast = FunctionTeacher(point).forecast(CONTEXTS, 3, (0.5,))
     np.testing.assert_array_equal(forecast.quantiles[..., 0], point(CONTEXTS, 3))
-    assert forecast.hidden is None
 
 
 def test_the_middle_of_unnamed_quantiles_is_the_median():

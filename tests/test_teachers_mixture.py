@@ -155,11 +155,11 @@ def test_a_longer_horizon_does_not_change_the_first_steps(bundled):
 
 def test_the_hidden_state_tells_contexts_apart(bundled):
     windows = np.concatenate([season(24, noise=0.3), season(24, noise=0.3, seed=1), season(7)])
-    hidden = bundled.forecast(windows, 24, MEDIAN).hidden
+    hidden = bundled.hidden_states(windows, [-1])
     assert hidden.shape[:3] == (3, 1, 1)
     of_kind = np.linalg.norm(hidden[0] - hidden[1])
     assert np.linalg.norm(hidden[0] - hidden[2]) > 2 * of_kind
-    scaled = bundled.forecast(100 * windows, 24, MEDIAN).hidden
+    scaled = bundled.hidden_states(100 * windows, [-1])
     np.testing.assert_allclose(scaled, hidden, atol=1e-2)
 
 

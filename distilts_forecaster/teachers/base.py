@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 __all__ = [
+    "HiddenTeacher",
     "Teacher",
     "TeacherForecast",
     "TeacherInfo",
@@ -31,13 +32,9 @@ class TeacherForecast:
     ----------
     quantiles : numpy.ndarray of float32, shape (N, T, C, Q)
         Forecast quantiles at the levels asked for.
-    hidden : numpy.ndarray of float32, shape (N, C, P, D), or None
-        Hidden states of component c at context position p, where the teacher has
-        them to show.
     """
 
     quantiles: np.ndarray
-    hidden: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,9 @@ class TeacherInfo:
     quantile_levels : tuple of float or None
         Lowest to highest level known. Others between them are interpolated; those
         outside are refused. None if it gives a point forecast only (the level 0.5).
+    hidden : str or None
+        Which hidden states :meth:`HiddenTeacher.hidden_states` gives ("encoder", the name
+        of a module); None where the teacher has none to show.
     """
 
     name: str
@@ -79,6 +79,7 @@ class TeacherInfo:
     longest_context: int | None = None
     takes_missing: bool = False
     quantile_levels: tuple[float, ...] | None = None
+    hidden: str | None = None
 
     @property
     def identity(self) -> str:
@@ -115,6 +116,29 @@ class Teacher(Protocol):
         Returns
         -------
         TeacherForecast
+        """
+
+
+@runtime_checkable
+class HiddenTeacher(Teacher, Protocol):
+    """A teacher that also shows what it makes of a context, for alignment."""
+
+    def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """Return the states that stand for given steps of each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+            Raw values, NaN where missing.
+        steps : sequence of int
+            Counted from the end: -1 is the context's last step, -L its first. The state
+            of a patch stands for each of its steps.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, C, P, D)
+            P is ``len(steps)``, or 1 where one state stands for the whole context; C may
+            be 1 where one state stands for all components.
         """
 
 

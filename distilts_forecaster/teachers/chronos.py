@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -137,6 +137,7 @@ class ChronosTeacher:
             longest_context=chronos.get("context_length"),
             takes_missing=True,
             quantile_levels=(tuple(quantiles) if quantiles else (0.01, 0.99)),
+            hidden="encoder",
         )
 
     @property
@@ -171,6 +172,48 @@ class ChronosTeacher:
             If chronos-forecasting is not installed.
         """
         check_quantile_levels(self.info, quantile_levels)
+        n, _, components = contexts.shape
+        rows = self._in_batches(
+            contexts,
+            lambda pipeline, batch: self._forecast_batch(pipeline, batch, horizon, quantile_levels),
+        )
+        shaped = rows.reshape(n, components, horizon, len(quantile_levels))
+        return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
+
+    def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """Return the encoder's states of given steps of each context.
+
+        What ``embed`` of the pipeline gives, without the states of [REG], end-of-sequence and
+        output tokens. Chronos-Bolt and Chronos-2 have a state for each patch (usually of 16
+        steps, the last of which ends with the context), Chronos-T5 for each step.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+            Raw values, NaN where missing.
+        steps : sequence of int
+            Counted from the end, -1 is the last. Steps before the model's longest context
+            get its first state.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, C, len(steps), D)
+
+        Raises
+        ------
+        ImportError
+            If chronos-forecasting is not installed.
+        """
+        back = -1 - np.asarray(steps)  # steps between the one asked for and the last
+        rows = self._in_batches(
+            contexts, lambda pipeline, batch: self._embed_batch(pipeline, batch, back)
+        )
+        return rows.reshape(len(contexts), contexts.shape[2], len(steps), -1)
+
+    def _in_batches(
+        self, contexts: np.ndarray, ask: Callable[[Any, np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Ask the pipeline in batches of bounded size: rows ordered by window, then component."""
         n, length, components = contexts.shape
         if self._kind != "chronos2":
             contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
@@ -182,11 +225,29 @@ class ChronosTeacher:
             parts = []
             for start in range(0, len(contexts), step):
                 torch.manual_seed(0)
-                batch = contexts[start : start + step]
-                parts.append(self._forecast_batch(pipeline, batch, horizon, quantile_levels))
-        rows = np.concatenate(parts)  # (N * C, T, Q), ordered by window, then component
-        shaped = rows.reshape(n, components, horizon, len(quantile_levels))
-        return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
+                parts.append(ask(pipeline, contexts[start : start + step]))
+        return np.concatenate(parts)
+
+    def _embed_batch(self, pipeline: Any, contexts: np.ndarray, back: np.ndarray) -> np.ndarray:
+        """Return the states of one batch: (n, L, C) -> (n * C, P, D)."""
+        import torch
+
+        chronos = self._config.get("chronos_config", {})
+        inputs = torch.from_numpy(np.ascontiguousarray(contexts.transpose(0, 2, 1)))  # (n, C, L)
+        with torch.no_grad():
+            if self._kind == "chronos2":
+                states = torch.cat(pipeline.embed(inputs, batch_size=ROWS_PER_BATCH)[0])
+                others, patch = 2, chronos["input_patch_size"]  # [REG] and an output token
+            else:
+                states = pipeline.embed(inputs[:, 0])[0]
+                if self._kind == "bolt":
+                    others = int(chronos.get("use_reg_token", False))
+                    patch = chronos["input_patch_stride"]
+                else:
+                    others, patch = int(chronos.get("use_eos_token", False)), 1
+        n_states = states.shape[1] - others
+        wanted = np.maximum(n_states - 1 - back // patch, 0)
+        return states[:, torch.from_numpy(wanted)].float().cpu().numpy()
 
     def _forecast_batch(
         self, pipeline: Any, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]

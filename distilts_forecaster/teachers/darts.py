@@ -48,12 +48,16 @@ class DartsTeacher:
         is fitted again.
     licence : str, optional
         Recorded with the student.
+    hidden_module : str, optional
+        Of a fitted torch model: the module whose output are its hidden states, for
+        alignment, by its name in ``model.model.named_modules()``.
 
     Raises
     ------
     ValueError
         If a global model is neither fitted nor a foundation model, or uses
-        covariates, or only one of ``name`` and ``revision`` is given.
+        covariates, or only one of ``name`` and ``revision`` is given, or there is no
+        such ``hidden_module``.
 
     Examples
     --------
@@ -70,6 +74,7 @@ class DartsTeacher:
         name: str | None = None,
         revision: str | None = None,
         licence: str | None = None,
+        hidden_module: str | None = None,
     ) -> None:
         check_name_and_revision(name, revision)
         kind = type(model).__name__
@@ -102,6 +107,8 @@ class DartsTeacher:
             else model.supports_probabilistic_prediction
         )
         self.model = model
+        if hidden_module is not None:
+            self._check_module(hidden_module)
         longest = None if self._is_foundation else _context_length(model)
         self.info = TeacherInfo(
             name=name or kind,
@@ -110,6 +117,7 @@ class DartsTeacher:
             native_horizon=model.output_chunk_length,
             longest_context=longest,
             quantile_levels=(0.01, 0.99) if self._is_probabilistic else None,
+            hidden=hidden_module,
         )
 
     @property
@@ -149,16 +157,8 @@ class DartsTeacher:
             no such quantiles, or was fitted on another number of components.
         """
         check_quantile_levels(self.info, quantile_levels)
-        n, length, components = contexts.shape
-        if self.info.longest_context is not None and length < self.info.longest_context:
-            raise ValueError(
-                f"The Darts model {self.info.name!r} looks at {self.info.longest_context} steps, "
-                f"the windows have {length}. Set teacher_context to at least "
-                f"{self.info.longest_context}."
-            )
-        if not self.model.supports_multivariate or self._fitted_width() == 1:
-            contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
-        series = [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
+        n, _, components = contexts.shape
+        series = self._to_series(contexts)
         point_only = tuple(quantile_levels) == (0.5,)
         # A torch model with a likelihood answers num_samples=1 with one random draw.
         samples = SAMPLES if self._is_probabilistic and (self._is_torch or not point_only) else 1
@@ -191,10 +191,98 @@ class DartsTeacher:
         )
         shaped = (
             quantiles
-            if contexts.shape[2] == components
+            if series[0].width == components
             else quantiles.reshape(n, components, horizon, -1).transpose(0, 2, 1, 3)
         )
         return TeacherForecast(np.ascontiguousarray(shaped, dtype=np.float32))
+
+    def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """Return the output of ``hidden_module`` on each context.
+
+        The output is (windows, D), (windows, P, D), or (windows, C, P, D) where the module
+        keeps components apart. Its P positions are taken to be spread evenly over the
+        context, whatever they are in the model (TSMixer's are steps of the horizon).
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+        steps : sequence of int
+            Counted from the end, -1 is the last.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, C or 1, len(steps) or 1, D)
+
+        Raises
+        ------
+        ValueError
+            If ``hidden_module`` was not given, or its output has another shape.
+        """
+        if self.info.hidden is None:
+            raise ValueError(
+                f"The Darts model {self.info.name!r} was wrapped without hidden_module: "
+                'DartsTeacher(model, hidden_module="...") says where its hidden states are.'
+            )
+        n, length, components = contexts.shape
+        series = self._to_series(contexts)
+        outputs: list[np.ndarray] = []
+
+        def keep(module: object, inputs: object, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            outputs.append(output.detach().float().cpu().numpy())
+
+        network: Any = self.model
+        hook = network.model.get_submodule(self.info.hidden).register_forward_hook(keep)
+        try:
+            # One step: a longer forecast would run the module again for each batch.
+            network.predict(n=1, series=series, num_samples=1, show_warnings=False, verbose=False)
+        finally:
+            hook.remove()
+        states = np.concatenate(outputs)
+        if len(states) != len(series) or states.ndim not in (2, 3, 4):
+            raise ValueError(
+                f"The module {self.info.hidden!r} of {self.info.name!r} gave outputs of shape "
+                f"{states.shape} for {len(series)} windows; expected (windows, D), (windows, P, D) "
+                "or (windows, C, P, D). Name another module."
+            )
+        if states.ndim == 2:
+            states = states[:, None]
+        if states.ndim == 3:  # one set of states for all components that went in
+            states = states.reshape(n, -1, *states.shape[1:])
+        elif states.shape[0] != n or states.shape[1] not in (1, components):
+            raise ValueError(
+                f"The module {self.info.hidden!r} of {self.info.name!r} gave {states.shape[1]} "
+                f"states for each window, expected one for each of {components} components."
+            )
+        at = (np.asarray(steps) + length) * states.shape[2] // length
+        return states if states.shape[2] == 1 else states[:, :, np.clip(at, 0, None)]
+
+    def _to_series(self, contexts: np.ndarray) -> list[TimeSeries]:
+        """Turn windows into series, one for each component where the model needs that."""
+        n, length, components = contexts.shape
+        if self.info.longest_context is not None and length < self.info.longest_context:
+            raise ValueError(
+                f"The Darts model {self.info.name!r} looks at {self.info.longest_context} steps, "
+                f"the windows have {length}. Set teacher_context to at least "
+                f"{self.info.longest_context}."
+            )
+        if not self.model.supports_multivariate or self._fitted_width() == 1:
+            contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
+        return [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
+
+    def _check_module(self, name: str) -> None:
+        """Raise ValueError unless the model has this module."""
+        network: Any = getattr(self.model, "model", None)
+        if not self._is_torch or network is None:
+            raise ValueError(
+                f"hidden_module={name!r} needs a fitted torch model of Darts, got "
+                f"{type(self.model).__name__}."
+            )
+        known = [module for module, _ in network.named_modules() if module]
+        if name not in known:
+            raise ValueError(
+                f"{type(self.model).__name__} has no module {name!r}; it has {', '.join(known)}."
+            )
 
     def _fitted_width(self) -> int | None:
         """Return the number of components the model was fitted on, where Darts knows it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -379,6 +379,7 @@ class MixtureTeacher:
             longest_context=LONGEST_CONTEXT,
             takes_missing=True,
             quantile_levels=self._levels,
+            hidden="network",
         )
 
     def forecast(
@@ -398,9 +399,6 @@ class MixtureTeacher:
         Returns
         -------
         TeacherForecast
-            The hidden state (N, C, 1, D) is what the network makes of the context's
-            statistics and of the experts' errors: all that the mixture knows of it
-            besides the experts' forecasts.
 
         Raises
         ------
@@ -415,42 +413,37 @@ class MixtureTeacher:
             return TeacherForecast(
                 np.empty((n, horizon, components, len(quantile_levels)), dtype=np.float32)
             )
-        rows = contexts[:, -LONGEST_CONTEXT:].transpose(0, 2, 1).astype(np.float32)
-        rows = rows.reshape(n * components, -1)
-        # Columns before every first observation cost time and say nothing.
-        known = np.isfinite(rows).any(axis=0)
-        rows = rows[:, known.argmax() if known.any() else -1 :]
-        if rows.shape[1] < _SHORTEST_ROW:
-            padding = ((0, 0), (_SHORTEST_ROW - rows.shape[1], 0))
-            rows = np.pad(rows, padding, constant_values=np.nan)
-        n_parts = max(
-            -(-len(rows) // _ROWS_PER_CHUNK), 2 if len(rows) >= _ROWS_PER_CHUNK // 2 else 1
-        )
-        parts = np.array_split(rows, n_parts)
-        limiter = _blas()
-        if n_parts == 1 or limiter is None:
-            found = [self._forecast_rows(part, horizon) for part in parts]
-        else:
-            # NumPy releases the interpreter for most of it: two threads are 1.5 times as fast
-            # as one, if BLAS does not start its own in each (0.8 times). Its number of threads
-            # is the process's, so that one call at a time may lower and restore it.
-            with (
-                _BLAS_LOCK,
-                limiter.limit(limits=1, user_api="blas"),
-                ThreadPoolExecutor(2) as pool,
-            ):
-                found = list(pool.map(lambda part: self._forecast_rows(part, horizon), parts))
-        quantiles = np.concatenate([quantiles for quantiles, _ in found])
+        quantiles = _in_parts(lambda rows: self._forecast_rows(rows, horizon), _to_rows(contexts))
         quantiles = interpolate_quantiles(quantiles, self._levels, quantile_levels)
-        hidden = np.concatenate([hidden for _, hidden in found])
         shaped = quantiles.reshape(n, components, horizon, len(quantile_levels))
-        return TeacherForecast(
-            np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), dtype=np.float32),
-            hidden.reshape(n, components, 1, -1),
-        )
+        return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
 
-    def _forecast_rows(self, rows: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """Forecast rows (n, L): quantiles (n, T, Q) and hidden states (n, D)."""
+    def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """Return what the network makes of each context's statistics and experts' errors.
+
+        All that the mixture knows of a context besides the experts' forecasts.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+            Raw values, NaN where missing.
+        steps : sequence of int
+            Not looked at: one state stands for the whole context.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, C, 1, D)
+        """
+        n, _, components = contexts.shape
+        if n * components == 0:
+            return np.empty((n, components, 1, 0), dtype=np.float32)
+        states = _in_parts(
+            lambda rows: self._hidden(read_contexts(rows)[3].features), _to_rows(contexts)
+        )
+        return states.reshape(n, components, 1, -1).astype(np.float32)
+
+    def _forecast_rows(self, rows: np.ndarray, horizon: int) -> np.ndarray:
+        """Forecast rows (n, L): quantiles (n, T, Q)."""
         normalised, mean, scale, description, gap = read_contexts(rows)
         steps = np.arange(1, horizon + 1) + gap[:, None]
         candidates = experts.forecast(normalised, description.fitted, steps)
@@ -458,7 +451,7 @@ class MixtureTeacher:
         quantiles = self._mix(description, hidden, candidates, steps)
         constant = (normalised.values == 0).all(axis=1)
         quantiles[constant] = 0.0
-        return mean[..., None] + scale[..., None] * quantiles, hidden
+        return mean[..., None] + scale[..., None] * quantiles
 
     def _hidden(self, features: np.ndarray) -> np.ndarray:
         """Return what the network makes of a description: (n, D)."""
@@ -550,6 +543,38 @@ def _blas() -> ThreadpoolController | None:
     except ImportError:
         return None
     return ThreadpoolController()  # looks for the libraries, for milliseconds
+
+
+def _to_rows(contexts: np.ndarray) -> np.ndarray:
+    """Turn windows (N, L, C) into rows (N * C, l) of what is known and looked at."""
+    n, _, components = contexts.shape
+    rows = contexts[:, -LONGEST_CONTEXT:].transpose(0, 2, 1).astype(np.float32)
+    rows = rows.reshape(n * components, -1)
+    # Columns before every first observation cost time and say nothing.
+    known = np.isfinite(rows).any(axis=0)
+    rows = rows[:, known.argmax() if known.any() else -1 :]
+    if rows.shape[1] < _SHORTEST_ROW:
+        padding = ((0, 0), (_SHORTEST_ROW - rows.shape[1], 0))
+        rows = np.pad(rows, padding, constant_values=np.nan)
+    return rows
+
+
+def _in_parts(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Apply a function to chunks of rows, on two threads where there are many."""
+    n_parts = max(-(-len(rows) // _ROWS_PER_CHUNK), 2 if len(rows) >= _ROWS_PER_CHUNK // 2 else 1)
+    parts = np.array_split(rows, n_parts)
+    limiter = _blas()
+    if n_parts == 1 or limiter is None:
+        return np.concatenate([function(part) for part in parts])
+    # NumPy releases the interpreter for most of it: two threads are 1.5 times as fast
+    # as one, if BLAS does not start its own in each (0.8 times). Its number of threads
+    # is the process's, so that one call at a time may lower and restore it.
+    with (
+        _BLAS_LOCK,
+        limiter.limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        return np.concatenate(list(pool.map(function, parts)))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,0 +1,419 @@
+"""Fit a network: gather what is known of each window, train, and wrap the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distilts_forecaster.alignment import make_aligner
+from distilts_forecaster.batches import TeacherArray, TrainingWindows
+from distilts_forecaster.labels import Labeller
+from distilts_forecaster.objective import Objective
+from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
+from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.students.forecaster import NetworkForecaster, build_network
+from distilts_forecaster.students.linear import Choice, Linear, WindowSums, solve
+from distilts_forecaster.students.networks import DLinearNetwork, MLPNetwork
+from distilts_forecaster.students.training import Trained, train
+from distilts_forecaster.windows import PreparedSeries, complete_windows, history_windows
+
+__all__ = ["Gathered", "aligns", "fit_network", "gather_windows"]
+
+#: Positions in the student's lookback at which the teacher's hidden states are aligned.
+N_POSITIONS = 8
+
+#: Windows whose hidden states say how large they are.
+_WINDOWS_FOR_SCALE = 4096
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Windows to train on and to validate on.
+
+    Attributes
+    ----------
+    trial : TrainingWindows
+        Those used while the number of epochs is chosen.
+    final : TrainingWindows
+        All.
+    held_out : TrainingWindows or None
+    """
+
+    trial: TrainingWindows
+    final: TrainingWindows
+    held_out: TrainingWindows | None
+
+
+def aligns(settings: Settings, labeller: Labeller | None) -> bool:
+    """Say whether hidden states will be aligned, or raise where they were insisted on.
+
+    Parameters
+    ----------
+    settings : Settings
+    labeller : Labeller, optional
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If an alignment was asked for by name, and teacher or student has no hidden states.
+    """
+    if settings.alignment is None or settings.alignment_weight == 0 or labeller is None:
+        return False
+    info = labeller.teacher.info
+    insists = settings.alignment != "auto"
+    if info.hidden is None and insists:
+        raise ValueError(
+            f"alignment={settings.alignment!r} needs a teacher with hidden states; "
+            f"{info.name!r} has none to show. The bundled teacher and the Chronos family have "
+            "some; for a Darts torch model name a module: "
+            'DartsTeacher(model, hidden_module="..."). Or set alignment="auto" or None.'
+        )
+    if info.hidden is None:
+        return False
+    with torch.random.fork_rng():
+        has_states = _hidden_size(_build(settings)) is not None
+    if insists and not has_states:
+        raise ValueError(
+            f"alignment={settings.alignment!r} needs a student with hidden states: a network with "
+            "the attribute hidden_size whose forward returns (forecast, hidden (B, C, "
+            'hidden_size)). Or set alignment="auto" or None.'
+        )
+    return has_states
+
+
+def _build(settings: Settings, first: PreparedSeries | None = None) -> nn.Module:
+    """Build the student's network, with covariates where the series has some."""
+    assert not isinstance(settings.student, Linear)
+    return build_network(
+        settings.student,
+        settings.input_chunk_length,
+        settings.output_chunk_length,
+        len(settings.quantile_levels),
+        *_count_covariates(first),
+    )
+
+
+def _hidden_size(network: nn.Module) -> int | None:
+    """Return the size of the network's hidden states, None if it has none."""
+    return getattr(network, "hidden_size", None)
+
+
+def _count_covariates(series: PreparedSeries | None) -> tuple[int, int]:
+    """Return the numbers of past and future covariates."""
+    if series is None:
+        return 0, 0
+    return tuple(0 if c is None else c.shape[1] for c in (series.past, series.future))  # type: ignore[return-value]
+
+
+def gather_windows(
+    plans: Sequence[SeriesPlan],
+    settings: Settings,
+    labels: np.ndarray | None,
+    labeller: Labeller | None,
+    validation: Sequence[PreparedSeries] | None,
+    horizon: int,
+) -> Gathered:
+    """Give all windows numbers, and ask for hidden states where they will be aligned.
+
+    Parameters
+    ----------
+    plans : sequence of SeriesPlan
+    settings : Settings
+    labels : numpy.ndarray of float32, shape (M, T, C, Q), or None
+        Of the labelled windows, by series and origin.
+    labeller : Labeller, optional
+        Who to ask for hidden states; None if they are not aligned.
+    validation : sequence of PreparedSeries, optional
+        By default the windows that the plans hold out.
+    horizon : int
+        Steps validated on, 0 if nothing is held out.
+
+    Returns
+    -------
+    Gathered
+    """
+    used = [np.flatnonzero(plan.truth | plan.labelled | plan.trial_truth) for plan in plans]
+    owner = np.concatenate([np.full(len(u), i, np.int32) for i, u in enumerate(used)])
+
+    def of_windows(name: str) -> np.ndarray:
+        masks = [getattr(plan, name)[mine] for plan, mine in zip(plans, used, strict=True)]
+        return np.concatenate(masks)
+
+    labelled = of_windows("labelled")
+    windows = TrainingWindows(
+        series=[plan.series for plan in plans],
+        input_chunk_length=settings.input_chunk_length,
+        output_chunk_length=settings.output_chunk_length,
+        output_chunk_shift=settings.output_chunk_shift,
+        owner=owner,
+        origins=np.concatenate(used).astype(np.int32),
+        has_truth=of_windows("truth"),
+        label_row=np.where(labelled, np.cumsum(labelled) - 1, -1).astype(np.int32),
+        labels=labels,
+        n_quantiles=len(settings.quantile_levels),
+    )
+    if labeller is not None:
+        windows = _with_hidden_states(windows, settings, labeller)
+    held_out = _held_out(plans, settings, validation, horizon)
+    if held_out is None or validation is not None:
+        return Gathered(windows, windows, held_out)
+    # Later steps of a trial window's target may be among those that are validated on.
+    trial = windows.subset(of_windows("trial_truth"), of_windows("trial_labelled"), horizon)
+    return Gathered(trial, windows, held_out)
+
+
+def _held_out(
+    plans: Sequence[SeriesPlan],
+    settings: Settings,
+    validation: Sequence[PreparedSeries] | None,
+    horizon: int,
+) -> TrainingWindows | None:
+    """Return the windows to validate on, None if there are none."""
+    if not horizon:
+        return None
+    if validation is None:
+        series = [plan.series for plan in plans]
+        origins = [np.flatnonzero(plan.validation) for plan in plans]
+    else:
+        series = list(validation)
+        stop = settings.output_chunk_shift + horizon
+        origins = [
+            np.flatnonzero(complete_windows(s, settings.input_chunk_length, stop)) for s in series
+        ]
+    n_windows = sum(len(o) for o in origins)
+    if not n_windows:
+        return None
+    return TrainingWindows(
+        series=series,
+        input_chunk_length=settings.input_chunk_length,
+        output_chunk_length=settings.output_chunk_length,
+        output_chunk_shift=settings.output_chunk_shift,
+        owner=np.concatenate([np.full(len(o), i, np.int32) for i, o in enumerate(origins)]),
+        origins=np.concatenate(origins).astype(np.int32),
+        has_truth=np.ones(n_windows, dtype=bool),
+        label_row=np.full(n_windows, -1, np.int32),
+        n_quantiles=len(settings.quantile_levels),
+        n_truth_steps=horizon,
+    )
+
+
+def _with_hidden_states(
+    windows: TrainingWindows, settings: Settings, labeller: Labeller
+) -> TrainingWindows:
+    """Ask for the hidden states of all labelled windows."""
+    length = settings.input_chunk_length
+    history = resolve_teacher_context(settings, labeller.teacher.info)
+    n_positions = min(N_POSITIONS, length)
+    # The middles of equal parts of the lookback, counted from its end.
+    steps = ((np.arange(n_positions) + 0.5) * length / n_positions).astype(int) - length
+    rows = np.flatnonzero(windows.has_labels)
+    array = TeacherArray(len(rows))
+    step = 256
+    for owner in np.unique(windows.owner[rows]):
+        series = windows.series[owner]
+        mine = rows[windows.owner[rows] == owner]
+        for start in range(0, len(mine), step):
+            origins = windows.origins[mine[start : start + step]]
+            contexts = history_windows(series.raw, origins, history)
+            array.append(labeller.hidden(contexts, steps.tolist(), settings.alignment_dim))
+    hidden = array.rows
+    sample = hidden[:: max(1, len(hidden) // _WINDOWS_FOR_SCALE)].astype(np.float32)
+    mean = sample.mean(axis=(0, 1, 2))
+    spread = sample.std(axis=(0, 1, 2))
+    # A number that never changes says nothing, and must not be divided by what rounding left.
+    spread = np.where(spread > 1e-4 * (np.abs(mean) + spread.max()), spread, np.inf)
+    return replace(
+        windows,
+        hidden=hidden,
+        hidden_mean=mean.astype(np.float32),
+        hidden_spread=spread.astype(np.float32),
+    )
+
+
+def fit_network(
+    gathered: Gathered,
+    settings: Settings,
+    chosen: Choice,
+    sums: tuple[WindowSums, WindowSums],
+    checkpoints: Path | None = None,
+    verbose: bool | None = False,
+) -> tuple[Forecaster, dict[str, Any]]:
+    """Train the student, stopped early on the held-out windows, then on all windows.
+
+    Where the held-out windows are the end of the series themselves, the student is trained a
+    second time, on all windows and for as many epochs as were best.
+
+    Parameters
+    ----------
+    gathered : Gathered
+    settings : Settings
+    chosen : Choice
+        alpha and the horizon weights; and lambda of the exact solution that the MLP
+        starts from.
+    sums : tuple of WindowSums
+        Of the trial windows, and of all.
+    checkpoints : path-like, optional
+        A folder: an interrupted training of the same windows and settings goes on from its
+        last epoch.
+    verbose : bool or None, default False
+
+    Returns
+    -------
+    student : Forecaster
+    outcome : dict
+        The part of the :class:`~distilts_forecaster.distill.TrainingSummary` that is known
+        here, of the first training.
+
+    Raises
+    ------
+    ValueError
+        If a custom network's output has the wrong shape.
+    """
+    student = settings.student
+    assert not isinstance(student, Linear)
+    objective = Objective(
+        chosen.alpha, chosen.weights, settings.alignment_weight, settings.quantile_levels
+    )
+    split = gathered.trial is not gathered.final
+    seed = settings.random_state
+    record: Trained | None = None
+    # One kept checkpoint for each of the two trainings: the first is done once it is read back.
+    stages: list[tuple[TrainingWindows, TrainingWindows | None, WindowSums, str]] = []
+    if gathered.held_out is not None:
+        stages.append((gathered.trial, gathered.held_out, sums[0], "stopped early"))
+    if split or not stages:
+        stages.append((gathered.final, None, sums[1], "refit" if stages else "all"))
+    files = []
+    for windows, held_out, gram, name in stages:
+        n_epochs = record.best if name == "refit" and record is not None else None
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        network, aligner = _start(windows, settings, objective, chosen.ridge, gram, seed)
+        file = None
+        if checkpoints is not None:
+            key = _digest(windows, held_out, settings, objective, network, n_epochs)
+            file = checkpoints / f"{key}.pt"
+            files.append(file)
+        trained = train(
+            network,
+            windows,
+            objective,
+            student.training,
+            held_out,
+            aligner,
+            seed,
+            n_epochs,
+            file,
+            verbose,
+        )
+        seed = trained.seed
+        record = record or trained
+    for file in files:
+        file.unlink(missing_ok=True)
+    assert record is not None
+    kind = "factorised" if settings.alignment == "auto" else settings.alignment
+    outcome = {
+        "alignment": None if aligner is None else kind,
+        "epochs": record.epochs,
+        "best_epoch": record.best,
+        "validation_error": record.best_error,
+    }
+    return _wrap(network, settings, windows), outcome
+
+
+def _start(
+    windows: TrainingWindows,
+    settings: Settings,
+    objective: Objective,
+    ridge: float,
+    sums: WindowSums,
+    seed: int,
+) -> tuple[nn.Module, nn.Module | None]:
+    """Build the network and the aligner, always alike for a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = _build(settings, windows.series[0])
+        if isinstance(network, MLPNetwork):
+            alpha_weights = objective.distillation_weight * objective.horizon_weights
+            exact = solve(sums, alpha_weights[: sums.cross_truth.shape[2]], ridge)
+            network.start_from(torch.from_numpy(exact[0]).float())
+        aligner = None
+        size = _hidden_size(network)
+        if windows.hidden is not None and size is not None:
+            *_, n_positions, teacher_size = windows.hidden.shape
+            kind = "factorised" if settings.alignment == "auto" else str(settings.alignment)
+            aligner = make_aligner(kind, size, teacher_size, n_positions)
+    return network, aligner
+
+
+def _wrap(network: nn.Module, settings: Settings, windows: TrainingWindows) -> Forecaster:
+    """Return what predicts: one matrix where the network is one."""
+    shift = settings.output_chunk_shift
+    if isinstance(network, DLinearNetwork) and len(settings.quantile_levels) == 1:
+        return LinearForecaster(network.fold().float().numpy(), shift)
+    return NetworkForecaster(
+        network,
+        settings.student,  # type: ignore[arg-type]
+        settings.input_chunk_length,
+        settings.output_chunk_length,
+        shift,
+        settings.quantile_levels,
+        *_count_covariates(windows.series[0]),
+    )
+
+
+def _digest(
+    windows: TrainingWindows,
+    held_out: TrainingWindows | None,
+    settings: Settings,
+    objective: Objective,
+    network: nn.Module,
+    n_epochs: int | None,
+) -> str:
+    """Return what tells this training from all others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (windows, held_out):
+        if part is None:
+            continue
+        for series in part.series:
+            for array in (series.values, series.past, series.future):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+        for array in (part.owner, part.origins, part.has_truth, part.label_row):
+            digest.update(np.ascontiguousarray(array).data)
+        # A few of the teacher's rows tell teachers apart.
+        for array in (part.labels, part.hidden):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 100)]).data)
+    objective_ = {**asdict(objective), "horizon_weights": objective.horizon_weights.tolist()}
+    student = settings.student
+    described = [
+        type(student).__name__,
+        repr(getattr(student, "training", None)),
+        repr(network),
+        objective_,
+        settings.input_chunk_length,
+        settings.output_chunk_length,
+        settings.output_chunk_shift,
+        settings.alignment,
+        settings.alignment_dim,
+        settings.random_state,
+        n_epochs,
+    ]
+    digest.update(json.dumps(described).encode())
+    if settings.random_state is not None:  # else they start anew each time
+        for weights in network.state_dict().values():
+            digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()

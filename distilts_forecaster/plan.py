@@ -1,0 +1,235 @@
+"""What to fit, and which windows are used for what."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distilts_forecaster.labels import Labeller
+from distilts_forecaster.objective import HorizonWeights
+from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
+from distilts_forecaster.teachers.base import TeacherInfo
+from distilts_forecaster.windows import (
+    PreparedSeries,
+    Split,
+    complete_windows,
+    context_windows,
+    iterate_chunks,
+    split_windows,
+)
+
+__all__ = [
+    "SeriesPlan",
+    "Settings",
+    "Student",
+    "plan_windows",
+    "resolve_teacher_context",
+]
+
+#: Steps of history that a teacher sees by default at most, unless the student sees more:
+#: twice as many cost most teachers twice the time.
+MOST_TEACHER_CONTEXT = 1024
+
+#: Settings of any student.
+Student = Linear | DLinear | ITransformer | MLP | Network
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to fit.
+
+    Attributes
+    ----------
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+        Shape of the windows: L, T and the steps between them.
+    student : Linear, DLinear, ITransformer, MLP or Network
+    distillation_weight : float or "auto"
+        alpha; 0 fits without a teacher.
+    horizon_weights : float, str, sequence, callable, or "auto"
+        tau, or the weights themselves; see
+        :func:`~distilts_forecaster.objective.resolve_horizon_weights`.
+    label_budget : int or None
+        Most windows to ask the teacher for.
+    teacher_context : int or None
+        Steps of history that the teacher sees of each window; see
+        :func:`resolve_teacher_context`.
+    alignment : {"auto", "factorised", "linear", "relational"} or None
+        How hidden states are aligned; "auto" is factorised where both sides have some.
+    alignment_weight : float
+        beta.
+    alignment_dim : int
+        Numbers that are kept of each hidden state of the teacher.
+    quantile_levels : tuple of float
+        With the median among them; the median alone is a point forecast.
+    random_state : int or None
+        Seed of students trained by gradient.
+    """
+
+    input_chunk_length: int
+    output_chunk_length: int
+    output_chunk_shift: int = 0
+    student: Student = field(default_factory=Linear)
+    distillation_weight: float | str = "auto"
+    horizon_weights: HorizonWeights = 1.0
+    label_budget: int | None = None
+    teacher_context: int | None = None
+    alignment: str | None = "auto"
+    alignment_weight: float = 0.3
+    alignment_dim: int = 64
+    quantile_levels: tuple[float, ...] = (0.5,)
+    random_state: int | None = None
+
+    @property
+    def median(self) -> int:
+        """Index of the median among the quantile levels."""
+        return self.quantile_levels.index(0.5)
+
+    @property
+    def target_stop(self) -> int:
+        """Steps from the end of the context to the end of the target."""
+        return self.output_chunk_shift + self.output_chunk_length
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """Which windows of one series are used for what.
+
+    All but ``series`` are arrays of bool, shape (n_points + 1,), by origin.
+
+    Attributes
+    ----------
+    series : PreparedSeries
+    truth : numpy.ndarray
+        Windows with a whole target.
+    labelled : numpy.ndarray
+        Windows the teacher is asked for.
+    trial_truth, trial_labelled : numpy.ndarray
+        Those that are used while settings are chosen.
+    validation : numpy.ndarray
+        Held-out windows.
+    """
+
+    series: PreparedSeries
+    truth: np.ndarray
+    labelled: np.ndarray
+    trial_truth: np.ndarray
+    trial_labelled: np.ndarray
+    validation: np.ndarray
+
+
+def plan_windows(
+    series: Sequence[PreparedSeries],
+    settings: Settings,
+    labeller: Labeller | None = None,
+    hold_out: bool = True,
+) -> tuple[list[SeriesPlan], int]:
+    """Decide for every window what it is used for.
+
+    Parameters
+    ----------
+    series : sequence of PreparedSeries
+    settings : Settings
+    labeller : Labeller, optional
+        None: there is no teacher.
+    hold_out : bool, default True
+        Whether to hold out windows at the end of each series.
+
+    Returns
+    -------
+    plans : list of SeriesPlan
+    validation_horizon : int
+        Steps validated on, 0 without validation windows.
+    """
+    length, shift = settings.input_chunk_length, settings.output_chunk_shift
+    splits: list[Split | None] = [
+        split_windows(s, length, settings.output_chunk_length, shift) if hold_out else None
+        for s in series
+    ]
+    # The horizon that half of the series can be split at; shorter ones are fitted whole.
+    horizons = sorted((split.horizon for split in splits if split), reverse=True)
+    horizon = horizons[len(horizons) // 2] if horizons else 0
+    labelled = (
+        [np.zeros(len(s) + 1, dtype=bool) for s in series]
+        if labeller is None
+        else _spend_budget(series, settings, labeller)
+    )
+    plans = []
+    for prepared, split, mine in zip(series, splits, labelled, strict=True):
+        truth = complete_windows(prepared, length, settings.target_stop)
+        if split is None or split.horizon < horizon:
+            nothing = np.zeros(len(prepared) + 1, dtype=bool)
+            plans.append(SeriesPlan(prepared, truth, mine, truth, mine, nothing))
+            continue
+        at_horizon = complete_windows(prepared, length, shift + horizon)
+        origins = np.arange(len(prepared) + 1, dtype=np.int32)
+        plans.append(
+            SeriesPlan(
+                prepared,
+                truth,
+                mine,
+                trial_truth=at_horizon & (origins < split.fit_stop),
+                trial_labelled=mine & (origins <= split.validation_start),
+                validation=at_horizon & (origins >= split.validation_start),
+            )
+        )
+    return plans, horizon
+
+
+def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
+    """Return how many steps of history the teacher sees of each window.
+
+    The paper gives student and teacher the same lookback. But labels are made once,
+    before the student is there, and a teacher that sees two weeks knows what a student
+    that sees three days can only be told.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``teacher_context`` decides if it is given.
+    info : TeacherInfo
+        Else a teacher that understands missing values sees as much as it looks at,
+        between ``input_chunk_length`` and 1,024; another one ``input_chunk_length``.
+
+    Returns
+    -------
+    int
+    """
+    length = settings.input_chunk_length
+    if settings.teacher_context is not None:
+        return settings.teacher_context
+    if not info.takes_missing:
+        return length
+    return max(length, min(info.longest_context or MOST_TEACHER_CONTEXT, MOST_TEACHER_CONTEXT))
+
+
+def _spend_budget(
+    series: Sequence[PreparedSeries], settings: Settings, labeller: Labeller
+) -> list[np.ndarray]:
+    """Choose the windows to label: all, or the ``label_budget`` lowest in key order.
+
+    The keys are digests of what the student sees, so this is a random sample that hardly
+    changes as a series grows or its start moves: a backtest that fits again at every
+    step asks for few new windows, which windows at even distances would not allow.
+    """
+    length, info = settings.input_chunk_length, labeller.teacher.info
+    needed = length if info.takes_missing else max(length, resolve_teacher_context(settings, info))
+    complete = [complete_windows(s, needed) for s in series]
+    budget = settings.label_budget
+    if budget is None or sum(int(c.sum()) for c in complete) <= budget:
+        return complete
+    keys = (
+        (key, i, int(origin))
+        for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
+        for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
+        for key, origin in zip(
+            labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
+        )
+    )
+    kept = [np.zeros_like(c) for c in complete]
+    for _, i, origin in heapq.nsmallest(budget, keys):
+        kept[i][origin] = True
+    return kept

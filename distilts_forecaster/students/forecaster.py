@@ -1,0 +1,253 @@
+"""Run a student that is a network: torch, without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distilts_forecaster.runtime import Forecaster
+from distilts_forecaster.students.networks import DLinearNetwork, ITransformerNetwork, MLPNetwork
+from distilts_forecaster.students.settings import (
+    MLP,
+    DLinear,
+    ITransformer,
+    Network,
+    restore_network,
+)
+
+__all__ = ["NetworkForecaster", "build_network"]
+
+#: Rows (windows times components) forecast at once: bounds the memory of a large batch.
+_ROWS_PER_CHUNK = 8192
+
+
+def build_network(
+    settings: DLinear | ITransformer | MLP | Network,
+    input_chunk_length: int,
+    output_chunk_length: int,
+    n_quantiles: int = 1,
+    n_past: int = 0,
+    n_future: int = 0,
+) -> nn.Module:
+    """Build the network that settings describe.
+
+    Parameters
+    ----------
+    settings : DLinear, ITransformer, MLP or Network
+    input_chunk_length, output_chunk_length : int
+    n_quantiles : int, default 1
+    n_past, n_future : int, default 0
+        Covariates, for the MLP.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    TypeError
+        If the user's function does not build a module.
+
+    Examples
+    --------
+    >>> network = build_network(DLinear(kernel_size=None), 8, 2)
+    >>> sum(p.numel() for p in network.parameters())
+    16
+    """
+    sizes = (input_chunk_length, output_chunk_length, n_quantiles)
+    if isinstance(settings, DLinear):
+        return DLinearNetwork(*sizes, settings.kernel_size)
+    if isinstance(settings, ITransformer):
+        return ITransformerNetwork(
+            *sizes,
+            d_model=settings.d_model,
+            n_heads=settings.n_heads,
+            d_ff=settings.d_ff,
+            n_layers=settings.n_layers,
+            dropout=settings.dropout,
+        )
+    if isinstance(settings, MLP):
+        return MLPNetwork(
+            *sizes,
+            n_past=n_past,
+            n_future=n_future,
+            hidden_size=settings.hidden_size,
+            n_blocks=settings.n_blocks,
+            dropout=settings.dropout,
+        )
+    network = settings.build(*sizes)
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"The function in Network must build a torch.nn.Module, got {type(network).__name__}."
+        )
+    return network
+
+
+class NetworkForecaster(Forecaster):
+    """A fitted network: ``mean + deviation * network((context - mean) / deviation)``.
+
+    Commutes with shift and scale of each component, whatever the network is.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Fitted; see :mod:`~distilts_forecaster.students.networks`.
+    settings : ITransformer, MLP, DLinear or Network
+        What it was built from.
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+    quantile_levels : tuple of float, default (0.5,)
+        With the median among them.
+    n_past, n_future : int, default 0
+        Covariates that it was fitted with.
+    n_components : int, optional
+        Components that a window must have; by default any number.
+
+    Examples
+    --------
+    >>> settings = DLinear(kernel_size=None)
+    >>> student = NetworkForecaster(build_network(settings, 8, 2), settings, 8, 2)
+    >>> student.predict(np.full(8, 5.0))  # a constant goes on
+    array([5., 5.])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: DLinear | ITransformer | MLP | Network,
+        input_chunk_length: int,
+        output_chunk_length: int,
+        output_chunk_shift: int = 0,
+        quantile_levels: tuple[float, ...] = (0.5,),
+        n_past: int = 0,
+        n_future: int = 0,
+        n_components: int | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.settings = settings
+        self.input_chunk_length = input_chunk_length
+        self.output_chunk_length = output_chunk_length
+        self.output_chunk_shift = output_chunk_shift
+        self.quantile_levels = quantile_levels
+        self.n_past, self.n_future = n_past, n_future
+        self.n_components = n_components
+        self.n_parameters = sum(p.numel() for p in network.parameters())
+
+    def state(self) -> dict[str, Any]:
+        """Return the constructor's arguments, the network's weights as arrays.
+
+        The network itself where it is the user's own: its settings do not say how it is
+        built from arrays.
+        """
+        names = (
+            "settings input_chunk_length output_chunk_length output_chunk_shift quantile_levels "
+            "n_past n_future n_components"
+        )
+        state = {name: getattr(self, name) for name in names.split()}
+        if isinstance(self.settings, Network):
+            return {**state, "network": self.network}
+        weights = self.network.state_dict()
+        return {**state, "network": {name: value.numpy() for name, value in weights.items()}}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> NetworkForecaster:
+        """Build a student from what :meth:`state` returned.
+
+        Parameters
+        ----------
+        state : dict
+
+        Returns
+        -------
+        NetworkForecaster
+        """
+        state = dict(state)
+        network = state.pop("network")
+        if isinstance(network, dict):
+            weights = {name: torch.from_numpy(value.copy()) for name, value in network.items()}
+            network = build_network(
+                state["settings"],
+                state["input_chunk_length"],
+                state["output_chunk_length"],
+                len(state["quantile_levels"]),
+                state["n_past"],
+                state["n_future"],
+            )
+            network.load_state_dict(weights)
+        return cls(network, **state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by way of a function that can be found without torch."""
+        return restore_network, (self.state(),)
+
+    def predict_quantiles(self, contexts: np.ndarray, horizon: int | None = None) -> np.ndarray:
+        """Forecast the quantiles of the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray, shape (N, L, C)
+        horizon : int, optional
+            By default ``output_chunk_length``, and at most that: quantiles are not fed back.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (N, horizon, C, Q)
+            In the order of ``quantile_levels``, sorted: they never cross.
+
+        Raises
+        ------
+        ValueError
+            If ``horizon`` is beyond ``output_chunk_length``.
+        """
+        horizon = self.output_chunk_length if horizon is None else horizon
+        if not 1 <= horizon <= self.output_chunk_length:
+            raise ValueError(
+                f"Quantiles are forecast up to output_chunk_length={self.output_chunk_length} "
+                f"steps, got horizon={horizon}."
+            )
+        windows = np.asarray(contexts, dtype=np.float64)[:, -self.input_chunk_length :]
+        return self._quantiles(windows)[:, :horizon]
+
+    def _step(self, windows: np.ndarray) -> np.ndarray:
+        """Forecast the median of T steps for (N, L, C) contexts."""
+        quantiles = self._quantiles(windows)
+        return quantiles[..., self.quantile_levels.index(0.5)]
+
+    def _quantiles(
+        self,
+        windows: np.ndarray,
+        past: np.ndarray | None = None,
+        future: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q)."""
+        step = max(1, _ROWS_PER_CHUNK // windows.shape[2])
+        if len(windows) > step:
+            parts = [
+                self._quantiles(
+                    windows[i : i + step],
+                    None if past is None else past[i : i + step],
+                    None if future is None else future[i : i + step],
+                )
+                for i in range(0, len(windows), step)
+            ]
+            return np.concatenate(parts)
+        mean = windows.mean(axis=1, keepdims=True)
+        centred = windows - mean
+        deviation = np.sqrt(np.einsum("nlc,nlc->nc", centred, centred) / windows.shape[1])
+        deviation = deviation[:, None]
+        centred /= np.where(deviation > 0, deviation, 1.0)
+        with torch.no_grad():
+            inputs = [
+                None if array is None else torch.from_numpy(array.astype(np.float32))
+                for array in (centred, past, future)
+            ]
+            answer = (
+                self.network(*inputs) if self.n_past or self.n_future else self.network(inputs[0])
+            )
+            forecast = (answer[0] if isinstance(answer, tuple) else answer).double().numpy()
+        if forecast.ndim == 3:
+            forecast = forecast[..., None]
+        forecast = mean[..., None] + deviation[..., None] * forecast
+        return np.sort(forecast, axis=-1) if forecast.shape[-1] > 1 else forecast

@@ -1,0 +1,222 @@
+"""The networks that are trained by gradient: DLinear, iTransformer, residual MLP.
+
+A network is any ``torch.nn.Module`` with ::
+
+    forward(context) -> forecast, or (forecast, hidden)
+
+where ``context`` is (B, L, C), each window and component brought to mean 0 and standard
+deviation 1 over its own L steps; ``forecast`` is (B, T, C, Q), or (B, T, C) for a point
+forecast, on the same scale; and ``hidden`` is (B, C, d), one state for each component, what
+an alignment with the teacher's hidden states can act on. A network that takes covariates has
+two more arguments, ``past_covariates`` (B, L, P) and ``future_covariates`` (B, L + T, F),
+standardised, either of them None where there are none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DLinearNetwork", "ITransformerNetwork", "MLPNetwork"]
+
+
+class DLinearNetwork(nn.Module):
+    """Two linear maps, of a moving average and of what it leaves (Zeng et al., AAAI 2023).
+
+    Without biases: with instance normalisation the whole is one matrix, see :meth:`fold`.
+
+    Parameters
+    ----------
+    input_chunk_length, output_chunk_length : int
+        L and T.
+    n_quantiles : int
+        Q.
+    kernel_size : int or None
+        Steps of the moving average, odd; None does not decompose.
+    """
+
+    def __init__(
+        self,
+        input_chunk_length: int,
+        output_chunk_length: int,
+        n_quantiles: int,
+        kernel_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.shape = (output_chunk_length, n_quantiles)
+        self.kernel_size = kernel_size
+        outputs = output_chunk_length * n_quantiles
+        self.remainder = nn.Linear(input_chunk_length, outputs, bias=False)
+        self.trend = (
+            None if kernel_size is None else nn.Linear(input_chunk_length, outputs, bias=False)
+        )
+
+    def _average(self, rows: Tensor) -> Tensor:
+        """Average over ``kernel_size`` steps, with the ends repeated: (..., L) -> (..., L)."""
+        assert self.kernel_size is not None
+        side = (self.kernel_size - 1) // 2
+        padded = torch.cat(
+            [
+                rows[..., :1].expand(*rows.shape[:-1], side),
+                rows,
+                rows[..., -1:].expand(*rows.shape[:-1], side),
+            ],
+            dim=-1,
+        )
+        return padded.unfold(-1, self.kernel_size, 1).mean(-1)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Forecast (B, L, C) -> (B, T, C, Q)."""
+        rows = context.transpose(1, 2)
+        if self.trend is None:
+            steps = self.remainder(rows)
+        else:
+            trend = self._average(rows)
+            steps = self.remainder(rows - trend) + self.trend(trend)
+        return steps.unflatten(-1, self.shape).transpose(1, 2)
+
+    def fold(self) -> Tensor:
+        """Return the one matrix that the network is: (Q, L, T)."""
+        n_steps, n_quantiles = self.shape
+        with torch.no_grad():
+            unit = torch.eye(self.remainder.in_features, dtype=torch.float64)
+            weight = self.remainder.weight.double().cpu()
+            folded = unit @ weight.T
+            if self.trend is not None:
+                trend = self._average(unit)  # row l: what step l gives to each average
+                folded = (unit - trend) @ weight.T + trend @ self.trend.weight.double().cpu().T
+        return folded.unflatten(-1, (n_steps, n_quantiles)).permute(2, 0, 1)
+
+
+class ITransformerNetwork(nn.Module):
+    """A transformer whose tokens are the components (Liu et al., ICLR 2024).
+
+    Parameters
+    ----------
+    input_chunk_length, output_chunk_length : int
+        L and T.
+    n_quantiles : int
+        Q.
+    d_model, n_heads, d_ff, n_layers : int
+    dropout : float
+    """
+
+    def __init__(
+        self,
+        input_chunk_length: int,
+        output_chunk_length: int,
+        n_quantiles: int,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        n_layers: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.shape = (output_chunk_length, n_quantiles)
+        self.hidden_size = d_model
+        self.embedding = nn.Sequential(nn.Linear(input_chunk_length, d_model), nn.Dropout(dropout))
+        layer = nn.TransformerEncoderLayer(
+            d_model, n_heads, d_ff, dropout, activation="gelu", batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, n_layers, norm=nn.LayerNorm(d_model), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(d_model, output_chunk_length * n_quantiles)
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Forecast (B, L, C) -> (B, T, C, Q), with hidden states (B, C, d_model)."""
+        hidden = self.encoder(self.embedding(context.transpose(1, 2)))
+        return self.head(hidden).unflatten(-1, self.shape).transpose(1, 2), hidden
+
+
+class MLPNetwork(nn.Module):
+    """A linear map plus residual blocks, each component by itself (after TiDE, Das et al., 2023).
+
+    Parameters
+    ----------
+    input_chunk_length, output_chunk_length : int
+        L and T.
+    n_quantiles : int
+        Q.
+    n_past, n_future : int
+        Covariates known for the context only (P), and for context and horizon (F).
+    hidden_size, n_blocks : int
+    dropout : float
+    """
+
+    #: Numbers that the covariates of one step are condensed to.
+    STEP_SIZE = 4
+
+    def __init__(
+        self,
+        input_chunk_length: int,
+        output_chunk_length: int,
+        n_quantiles: int,
+        n_past: int,
+        n_future: int,
+        hidden_size: int,
+        n_blocks: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.shape = (output_chunk_length, n_quantiles)
+        self.hidden_size = hidden_size
+        self.skip = nn.Linear(input_chunk_length, output_chunk_length, bias=False)
+        n_inputs = input_chunk_length
+        self.past = self.future = None
+        if n_past:
+            size = min(n_past, self.STEP_SIZE)
+            self.past = nn.Linear(n_past, size)
+            n_inputs += size * input_chunk_length
+        if n_future:
+            size = min(n_future, self.STEP_SIZE)
+            self.future = nn.Linear(n_future, size)
+            n_inputs += size * (input_chunk_length + output_chunk_length)
+        self.embedding = nn.Linear(n_inputs, hidden_size)
+        self.blocks = nn.ModuleList(_Block(hidden_size, dropout) for _ in range(n_blocks))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(hidden_size, output_chunk_length * n_quantiles)
+        # The residual starts at nothing: what is trained starts from the linear map alone.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def start_from(self, weights: Tensor) -> None:
+        """Set the linear map (L, T); of fewer steps, only their part, and the rest to zero."""
+        with torch.no_grad():
+            self.skip.weight.zero_()
+            self.skip.weight[: weights.shape[1]] = weights.T
+
+    def forward(
+        self,
+        context: Tensor,
+        past_covariates: Tensor | None = None,
+        future_covariates: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Forecast (B, L, C) -> (B, T, C, Q), with hidden states (B, C, hidden_size)."""
+        rows = context.transpose(1, 2)
+        inputs = [rows]
+        for layer, covariates in ((self.past, past_covariates), (self.future, future_covariates)):
+            if layer is not None:
+                flat = layer(covariates).flatten(1)
+                inputs.append(flat[:, None].expand(-1, rows.shape[1], -1))
+        hidden = self.embedding(torch.cat(inputs, dim=-1))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        hidden = self.norm(hidden)
+        steps = self.head(hidden).unflatten(-1, self.shape) + self.skip(rows).unsqueeze(-1)
+        return steps.transpose(1, 2), hidden
+
+
+class _Block(nn.Sequential):
+    """Normalise, widen, GELU, narrow."""
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(size),
+            nn.Linear(size, 2 * size),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * size, size),
+            nn.Dropout(dropout),
+        )
