@@ -21,7 +21,6 @@ __all__ = [
     "ett",
     "find_file",
     "load_all",
-    "load_months",
     "require_file",
 ]
 
@@ -54,30 +53,6 @@ def require_file(folder: Path, name: str) -> Path:
     if path is None:
         raise FileNotFoundError(f"{name} is not in {folder}; pass its folder as --data")
     return path
-
-
-def load_months(folder: Path, name: str) -> tuple[np.ndarray, int, int, int]:
-    """Load any CSV file as the long-horizon literature does.
-
-    The first column is time, the others are components. Files called ETT... are cut by
-    months, others 70 / 10 / 20 %.
-
-    Returns
-    -------
-    values : numpy.ndarray, shape (n_points, n_components)
-        Standardised by the training span.
-    train_stop, validation_stop, test_stop : int
-    """
-    if name.startswith("ETT"):
-        return ett(folder, name)
-    frame = pd.read_csv(require_file(folder, f"{name}.csv"))
-    values = frame.iloc[:, 1:].to_numpy(float)
-    train_stop, test_stop = int(0.7 * len(values)), len(values)
-    validation_stop = test_stop - int(0.2 * len(values))
-    train = values[:train_stop]
-    spread = train.std(axis=0)
-    values = (values - train.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return values, train_stop, validation_stop, test_stop
 
 
 def ett(folder: Path, name: str) -> tuple[np.ndarray, int, int, int]:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bolt import save_bolt
-from benchmarks.data import add_data_argument, load_months
+from benchmarks.data import add_data_argument, require_file
+from distilts_forecaster.ablation import Spans, read_spans
 
 __all__ = ["bolt_teacher", "tsmixer_teacher"]
 
@@ -32,12 +33,13 @@ TSMIXER_LOOKBACK = 512
 TSMIXER_MAX_EPOCHS = 10
 
 
-def bolt_teacher(data: Path, name: str, folder: Path) -> Path:
+def bolt_teacher(data: Spans, folder: Path) -> Path:
     """Return the directory of a Chronos-Bolt checkpoint trained on the training months.
 
     1.1 M parameters, patches of 32 steps, 192 steps ahead in one pass, its own loss. The
     checkpoint kept is the one with the least loss on the validation months.
     """
+    name, values = data.name, data.values
     target = folder / f"bolt-{name}"
     if (target / "config.json").is_file():
         return target
@@ -45,7 +47,6 @@ def bolt_teacher(data: Path, name: str, folder: Path) -> Path:
     from chronos.chronos_bolt import ChronosBoltModelForForecasting
 
     torch.manual_seed(0)
-    values, train_stop, validation_stop, _ = load_months(data, name)
     start = folder / f"bolt-{name}-start"
     save_bolt(
         start,
@@ -61,11 +62,11 @@ def bolt_teacher(data: Path, name: str, folder: Path) -> Path:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, BOLT_STEPS, pct_start=0.05)
     rng = np.random.default_rng(0)
-    held_out = _rows(values, rng, train_stop, validation_stop, 1024)
+    held_out = _rows(values, rng, data.train_stop, data.validation_stop, 1024)
     best, started = np.inf, time.perf_counter()
     for step in range(1, BOLT_STEPS + 1):
         model.train()
-        context, target_rows = _rows(values, rng, 64, train_stop, BOLT_BATCH)
+        context, target_rows = _rows(values, rng, 64, data.train_stop, BOLT_BATCH)
         optimiser.zero_grad()
         loss = model(context=context, target=target_rows).loss
         loss.backward()
@@ -100,17 +101,17 @@ def _rows(values: np.ndarray, rng: np.random.Generator, first: int, stop: int, n
     return tensors[:, :BOLT_CONTEXT].contiguous(), tensors[:, BOLT_CONTEXT:].contiguous()
 
 
-def tsmixer_teacher(data: Path, name: str, horizon: int, folder: Path) -> Any:
+def tsmixer_teacher(data: Spans, horizon: int, folder: Path) -> Any:
     """Return Darts' TSMixer, trained on the training months, stopped early on the validation."""
     from darts import TimeSeries
     from darts.models import TSMixerModel
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+    name = data.name
     target = folder / f"tsmixer-{name}-{horizon}.pt"
     if target.is_file():
         return TSMixerModel.load(str(target), map_location="cpu")
-    values, train_stop, validation_stop, _ = load_months(data, name)
-    values = values.astype(np.float32)
+    values = data.values.astype(np.float32)
     checkpoint = ModelCheckpoint(monitor="val_loss", dirpath=folder / f"tsmixer-{name}-{horizon}")
     started = time.perf_counter()
     model = TSMixerModel(
@@ -135,8 +136,10 @@ def tsmixer_teacher(data: Path, name: str, horizon: int, folder: Path) -> Any:
         },
     )
     model.fit(
-        TimeSeries.from_values(values[:train_stop]),
-        val_series=TimeSeries.from_values(values[train_stop - TSMIXER_LOOKBACK : validation_stop]),
+        TimeSeries.from_values(values[: data.train_stop]),
+        val_series=TimeSeries.from_values(
+            values[data.train_stop - TSMIXER_LOOKBACK : data.validation_stop]
+        ),
         max_samples_per_ts=10_000,
     )
     import torch
@@ -165,9 +168,10 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in args.names:
-        bolt_teacher(args.data, name, args.folder)
+        data = read_spans(require_file(args.data, f"{name}.csv"))
+        bolt_teacher(data, args.folder)
         for horizon in args.horizons:
-            tsmixer_teacher(args.data, name, horizon, args.folder)
+            tsmixer_teacher(data, horizon, args.folder)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("distilts_demo.png"), help="where to save the picture"
     )
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    ablate = commands.add_parser(
+        "ablate",
+        help="measure what each part of the objective is worth on your data",
+        description="Fit a student without a teacher, with plain distillation (baseline), with "
+        "horizon weights (+HW), alignment (+FTA) and both (full), from several seeds; print the "
+        "test errors and save a picture.",
+    )
+    ablate.add_argument("data", nargs="+", type=Path, help="CSV files, a column per component")
+    ablate.add_argument("--horizons", nargs="+", type=int, default=[96], help="default: 96")
+    ablate.add_argument("--lookback", type=int, default=512, help="default: 512")
+    ablate.add_argument("--teacher", default="bundled", help="name or directory")
+    ablate.add_argument(
+        "--student", default="itransformer", choices=["itransformer", "mlp"], help="which network"
+    )
+    ablate.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    for name, value, what in (
+        ("alpha", 0.5, "weight of the teacher"),
+        ("tau", 1.0, "of the horizon weights"),
+        ("beta", 0.3, "weight of the alignment"),
+    ):
+        ablate.add_argument(f"--{name}", type=float, default=value, help=f"{what} ({value})")
+    ablate.add_argument(
+        "--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help="points or shares"
+    )
+    ablate.add_argument("--label-budget", type=int, help="most windows to ask the teacher for")
+    ablate.add_argument(
+        "--table", type=Path, help="CSV file of all runs; those in it are not made again"
+    )
+    ablate.add_argument("--output", type=Path, default=Path("distilts_ablation.png"))
+    ablate.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     try:
+        if args.command == "ablate":
+            return _ablate(args)
         return _demo(args.teacher, args.output, args.quiet)
     except (ImportError, ValueError) as error:
         print(f"distilts: {error}", file=sys.stderr)
@@ -53,10 +85,7 @@ def _demo(teacher: str, output: Path, quiet: bool) -> int:
         raise ImportError(
             f'the demo needs {error.name}: pip install "distilts-forecaster[darts]"'
         ) from error
-    if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
-    if output.is_dir() or output.suffix.lower() not in _PICTURES:
-        raise ValueError(f"--output {output}: name a file that ends in {', '.join(_PICTURES)}")
+    _check_output(output)
     results = []
     for data in demo_series():
         rows = compare(data, teacher, verbose=False if quiet else None)
@@ -72,5 +101,56 @@ def _demo(teacher: str, output: Path, quiet: bool) -> int:
         "\nMASE: error relative to repeating the last period (below 1 is better). "
         "MSE: standardised.\nThe teacher never saw these series; the students never see the "
         f"held-out end.\nPicture: {output}"
+    )
+    return 0
+
+
+def _check_output(output: Path) -> None:
+    """Raise ValueError unless a picture can be saved there."""
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+    if output.is_dir() or output.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--output {output}: name a file that ends in {', '.join(_PICTURES)}")
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    """Run ``distilts ablate``."""
+    try:
+        import pandas as pd
+
+        from distilts_forecaster.ablation import ablate, plot, read_spans, summarise
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'the ablation needs {error.name}: pip install "distilts-forecaster[torch]"'
+        ) from error
+    _check_output(args.output)
+    if args.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {args.seeds}")
+    spans = [read_spans(path, args.split) for path in args.data]
+    runs = pd.concat(
+        [
+            ablate(
+                data,
+                horizon,
+                args.lookback,
+                args.student,
+                args.teacher,
+                range(args.seeds),
+                args.alpha,
+                args.tau,
+                args.beta,
+                table=args.table,
+                verbose=False if args.quiet else None,
+                label_budget=args.label_budget,
+            )
+            for data in spans
+            for horizon in args.horizons
+        ]
+    )
+    print(summarise(runs).to_string(index=False))
+    plot(runs, args.output)
+    print(
+        "\nTest MSE, standardised, mean and standard deviation over seeds. baseline: distillation "
+        f"with uniform weights.\nPicture: {args.output}"
     )
     return 0

@@ -3,7 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilts_forecaster.objective import exponential_weights, resolve_horizon_weights
+from distilts_forecaster.objective import (
+    Objective,
+    exponential_weights,
+    resolve_horizon_weights,
+)
 
 
 @given(horizon=st.integers(1, 500), tau=st.floats(-20, 20))
@@ -55,3 +59,53 @@ def test_weights_that_cannot_be_are_refused_with_the_reason(bad, message):
 def test_weights_of_the_wrong_type_are_refused(bad):
     with pytest.raises(TypeError, match="horizon_weights"):
         resolve_horizon_weights(bad, 3)
+
+
+def test_named_weights():
+    np.testing.assert_allclose(
+        resolve_horizon_weights("exponential", 5), exponential_weights(5, 1.0)
+    )
+    np.testing.assert_allclose(resolve_horizon_weights("linear", 3), [0.5, 1.0, 1.5])
+    np.testing.assert_array_equal(resolve_horizon_weights("uniform", 3), np.ones(3))
+
+
+def test_inverse_error_weighs_the_steps_at_which_the_teacher_is_good():
+    weights = resolve_horizon_weights("inverse_error", 3, np.array([1.0, 2.0, 4.0]))
+    np.testing.assert_allclose(weights / weights[0], [1.0, 0.5, 0.25])
+    assert weights.mean() == pytest.approx(1.0)
+    perfect = resolve_horizon_weights("inverse_error", 2, np.array([0.0, 1.0]))
+    assert np.isfinite(perfect).all()
+    np.testing.assert_array_equal(resolve_horizon_weights("inverse_error", 2), np.ones(2))
+
+
+class TestObjective:
+    @pytest.fixture
+    def arrays(self):
+        rng = np.random.default_rng(0)
+        shapes = ((4, 3, 2, 3), (4, 3, 2), (4, 3, 2, 3))
+        return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def test_terms_are_the_papers(self, arrays):
+        torch = pytest.importorskip("torch")
+        forecast, truth, labels = arrays
+        weights = np.array([0.5, 1.0, 1.5])
+        objective = Objective(0.5, weights, 0.3)
+        one = torch.from_numpy(forecast[..., :1])
+        supervised = objective.supervised(one, torch.from_numpy(truth))
+        np.testing.assert_allclose(
+            supervised, ((truth - forecast[..., 0]) ** 2).mean(axis=(1, 2)), rtol=1e-5
+        )
+        distillation = objective.distillation(torch.from_numpy(forecast), torch.from_numpy(labels))
+        expected = (weights[:, None, None] * (labels - forecast) ** 2).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(distillation, expected, rtol=1e-5)
+        assert objective.total(1.0, 2.0, 3.0) == pytest.approx(1.0 + 0.5 * 2.0 + 0.3 * 3.0)
+
+    def test_quantiles_meet_the_truth_in_the_pinball_loss(self, arrays):
+        torch = pytest.importorskip("torch")
+        forecast, truth, _ = arrays
+        levels = np.array([0.1, 0.5, 0.9])
+        objective = Objective(0.5, np.ones(3), quantile_levels=tuple(levels))
+        error = truth[..., None] - forecast
+        expected = 2 * np.maximum(levels * error, (levels - 1) * error).mean(axis=(1, 2, 3))
+        mine = objective.supervised(torch.from_numpy(forecast), torch.from_numpy(truth))
+        np.testing.assert_allclose(mine, expected, rtol=1e-5)

@@ -200,9 +200,9 @@ class MLP:
 
     Parameters
     ----------
-    hidden_size : int, default 256
+    hidden_size : int, default 128
     n_blocks : int, default 2
-    dropout : float, default 0.3
+    dropout : float, default 0.1
     training : Training
 
     Raises
@@ -216,9 +216,9 @@ class MLP:
     2
     """
 
-    hidden_size: int = 256
+    hidden_size: int = 128
     n_blocks: int = 2
-    dropout: float = 0.3
+    dropout: float = 0.1
     training: Training = field(default_factory=lambda: Training(learning_rate=3e-4))
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,7 +199,8 @@ class _State:
             torch.save(content, part)
             os.replace(part, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             if len(self.epochs) == 1:
                 warnings.warn(
                     f"The training cannot be kept in {path.parent} ({error}): an interrupted fit "
@@ -284,7 +285,7 @@ def _step(
     total = objective.total(**terms)
     if not torch.isfinite(total):
         raise ValueError(
-            f"The training loss became {float(total)}: the learning rate "
+            f"The training loss became {float(total.detach())}: the learning rate "
             f"{training.learning_rate:g} may be too high, or the network's forecast not finite."
         )
     optimiser.zero_grad(set_to_none=True)

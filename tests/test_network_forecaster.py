@@ -1,0 +1,115 @@
+import pickle
+
+import numpy as np
+import pytest
+from conftest import seasonal
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from distilts_forecaster.students import MLP, DLinear, ITransformer, Network  # noqa: E402
+from distilts_forecaster.students.forecaster import NetworkForecaster, build_network  # noqa: E402
+
+L, T = 24, 6
+KINDS = {
+    "itransformer": ITransformer(d_model=16, d_ff=32),
+    "mlp": MLP(hidden_size=16),
+    "dlinear": DLinear(),
+}
+
+
+def make(kind, n_quantiles=1, shift=0):
+    torch.manual_seed(0)
+    network = build_network(KINDS[kind], L, T, n_quantiles)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    levels = (0.5,) if n_quantiles == 1 else (0.1, 0.5, 0.9)
+    return NetworkForecaster(network, KINDS[kind], L, T, shift, levels)
+
+
+STUDENTS = {kind: make(kind) for kind in KINDS}
+kinds = pytest.mark.parametrize("kind", list(KINDS))
+
+
+def windows(n=5, components=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return seasonal(L, n * components, seed=int(rng.integers(100))).reshape(L, n, components)\
+        .transpose(1, 0, 2)  # fmt: skip
+
+
+@kinds
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(scale=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 50))
+def test_forecasts_move_and_scale_with_the_context(kind, scale, shift, seed):
+    contexts = windows(seed=seed)
+    moved = STUDENTS[kind].predict(scale * (contexts + shift))
+    expected = scale * (STUDENTS[kind].predict(contexts) + shift)
+    np.testing.assert_allclose(moved, expected, atol=1e-3 * scale, rtol=1e-6)
+
+
+@kinds
+def test_a_batch_forecasts_as_each_window_by_itself(kind):
+    contexts = windows(7)
+    together = STUDENTS[kind].predict(contexts)
+    for context, forecast in zip(contexts, together, strict=True):
+        np.testing.assert_allclose(STUDENTS[kind].predict(context), forecast, rtol=1e-4, atol=1e-5)
+
+
+def test_large_batches_are_forecast_in_parts(monkeypatch):
+    contexts = windows(9)
+    whole = STUDENTS["mlp"].predict(contexts)
+    monkeypatch.setattr("distilts_forecaster.students.forecaster._ROWS_PER_CHUNK", 6)
+    np.testing.assert_allclose(STUDENTS["mlp"].predict(contexts), whole, rtol=1e-5, atol=1e-6)
+
+
+@kinds
+def test_longer_forecasts_feed_the_first_ones_back(kind):
+    contexts = windows(2)
+    student = STUDENTS[kind]
+    first = student.predict(contexts)
+    second = student.predict(np.concatenate([contexts, first], axis=1))
+    longer = student.predict(contexts, horizon=T + 2)
+    np.testing.assert_allclose(longer[:, :T], first)
+    np.testing.assert_allclose(longer[:, T:], second[:, :2], rtol=1e-4, atol=1e-5)
+
+
+@kinds
+@pytest.mark.parametrize("n_quantiles", [1, 3])
+def test_pickling_changes_nothing_and_holds_arrays(kind, n_quantiles):
+    student = make(kind, n_quantiles, shift=2)
+    content = pickle.dumps(student)
+    assert b"torch" not in content
+    again = pickle.loads(content)
+    np.testing.assert_array_equal(again.predict(windows()), student.predict(windows()))
+    assert again.output_chunk_shift == 2
+    assert again.n_parameters == student.n_parameters
+
+
+@kinds
+def test_quantiles_never_cross(kind):
+    student = make(kind, 3)
+    quantiles = student.predict_quantiles(windows(20))
+    assert quantiles.shape == (20, T, 3, 3)
+    assert (np.diff(quantiles, axis=-1) >= 0).all()
+    np.testing.assert_array_equal(student.predict(windows(20)), quantiles[..., 1])
+    with pytest.raises(ValueError, match="up to output_chunk_length=6 steps, got horizon=7"):
+        student.predict_quantiles(windows(), T + 1)
+
+
+@kinds
+def test_a_constant_goes_on(kind):
+    np.testing.assert_array_equal(STUDENTS[kind].predict(np.full((L, 1), 7.0)), np.full((T, 1), 7))
+
+
+def test_a_point_network_may_leave_out_the_axis_of_quantiles():
+    class Point(torch.nn.Module):
+        def forward(self, context):
+            return context[:, -1:].expand(-1, T, -1)
+
+    student = NetworkForecaster(Point(), Network(lambda *sizes: Point()), L, T)
+    contexts = windows()
+    np.testing.assert_allclose(
+        student.predict(contexts), np.repeat(contexts[:, -1:], T, axis=1), rtol=1e-5, atol=1e-6
+    )
