@@ -37,7 +37,7 @@ class Batch:
         The teacher's hidden states, each of the D numbers standardised over all windows;
         NaN where the teacher was not asked.
     past, future : numpy.ndarray of float32, shape (B, L, P) and (B, L + T, F), or None
-        Covariates.
+        Covariates, standardised.
     """
 
     context: np.ndarray
@@ -110,6 +110,8 @@ class TrainingWindows:
         In units of the series' values.
     hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
     hidden_mean, hidden_spread : numpy.ndarray of float32, shape (D,), or None
+    past_scale, future_scale : numpy.ndarray of float32, shape (2, P) and (2, F), or None
+        Mean and standard deviation of each covariate.
     n_quantiles : int
         Q.
     n_truth_steps : int or None
@@ -128,6 +130,8 @@ class TrainingWindows:
     hidden: np.ndarray | None = None
     hidden_mean: np.ndarray | None = None
     hidden_spread: np.ndarray | None = None
+    past_scale: np.ndarray | None = None
+    future_scale: np.ndarray | None = None
     n_quantiles: int = 1
     n_truth_steps: int | None = None
 
@@ -208,8 +212,8 @@ class TrainingWindows:
             truth=(truth - mean) / spread,
             labels=self._labels(chosen, mean, spread),
             hidden=self._hidden(chosen),
-            past=past,
-            future=future,
+            past=_standardise(past, self.past_scale),
+            future=_standardise(future, self.future_scale),
         )
 
     def _empty_covariates(self, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -239,6 +243,13 @@ class TrainingWindows:
         return (_gather(self.hidden, self.label_row[chosen]) - self.hidden_mean) / (
             self.hidden_spread
         )
+
+
+def _standardise(covariates: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray | None:
+    """Bring covariates (B, steps, P) to mean 0 and standard deviation 1."""
+    if covariates is None or scale is None:
+        return covariates
+    return (covariates - scale[0]) / scale[1]
 
 
 def _gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

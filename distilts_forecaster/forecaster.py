@@ -19,27 +19,19 @@ from darts.utils.historical_forecasts.utils import _get_historical_forecast_boun
 from darts.utils.serialization import add_safe_globals
 
 from distilts_forecaster.backtest import forecast_origins
-from distilts_forecaster.distill import TrainingSummary, distill
+from distilts_forecaster.covariates import (
+    add_covariates,
+    check_same_covariates,
+    covariates_to_predict,
+)
+from distilts_forecaster.distill import distill
 from distilts_forecaster.labels import Labeller, cache_folder, open_store
-from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
+from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.plan import Settings, Student
-from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.saving import SAVED, portable_parameters
 from distilts_forecaster.students.linear import Linear
-from distilts_forecaster.students.settings import (
-    MLP,
-    Copied,
-    DLinear,
-    Epoch,
-    ITransformer,
-    Network,
-    Training,
-    restore_network,
-)
-from distilts_forecaster.teachers.base import (
-    TeacherInfo,
-    TeacherReference,
-    check_quantile_levels,
-)
+from distilts_forecaster.students.settings import MLP
+from distilts_forecaster.teachers.base import check_quantile_levels
 from distilts_forecaster.teachers.load import as_specification, load_teacher
 from distilts_forecaster.timeseries import like, times_after
 from distilts_forecaster.validation import (
@@ -217,9 +209,11 @@ class DistilledForecaster(GlobalForecastingModel):
     def fit(
         self,
         series: TimeSeriesLike,
-        past_covariates: None = None,
-        future_covariates: None = None,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
         val_series: TimeSeriesLike | None = None,
+        val_past_covariates: TimeSeriesLike | None = None,
+        val_future_covariates: TimeSeriesLike | None = None,
         verbose: bool | None = None,
     ) -> DistilledForecaster:
         """Distil the teacher into a student fitted to these series.
@@ -230,10 +224,14 @@ class DistilledForecaster(GlobalForecastingModel):
             Each with at least ``input_chunk_length + output_chunk_shift +
             output_chunk_length`` points. NaN means missing: windows that contain one
             are left out.
-        past_covariates, future_covariates : None
-            Not supported by the linear student.
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            For ``student="mlp"``: one for each series, over all of its steps. The teacher
+            does not see them.
         val_series : TimeSeries or sequence of TimeSeries, optional
-            To choose "auto" settings on. By default the last fifth of the windows.
+            To choose "auto" settings and the number of epochs on. By default the last fifth
+            of the windows.
+        val_past_covariates, val_future_covariates : TimeSeries or sequence, optional
+            The covariates of ``val_series``.
         verbose : bool, optional
             Overrides the model's own ``verbose``.
 
@@ -249,8 +247,8 @@ class DistilledForecaster(GlobalForecastingModel):
         ImportError
             If the teacher needs an extra that is not installed.
         """
-        _refuse_covariates(past_covariates, future_covariates)
         settings = self._settings
+        _check_student_takes(settings.student, past_covariates, future_covariates)
         needed = settings.input_chunk_length + settings.target_stop
         values = check_series("series", series, min_length=needed)
         held_out = None
@@ -258,8 +256,22 @@ class DistilledForecaster(GlobalForecastingModel):
             checked = check_series(
                 "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
             )
-            held_out = [prepare_series(v) for v in checked]
-        prepared = [prepare_series(v) for v in values]
+            held_out = add_covariates(
+                val_series,
+                [prepare_series(v) for v in checked],
+                {"val_past_covariates": val_past_covariates},
+                {"val_future_covariates": val_future_covariates},
+                settings.target_stop,
+            )
+        prepared = add_covariates(
+            series,
+            [prepare_series(v) for v in values],
+            {"past_covariates": past_covariates},
+            {"future_covariates": future_covariates},
+            settings.target_stop,
+        )
+        if held_out is not None:
+            check_same_covariates(prepared[0], held_out[0])
         warn_of_levels(prepared)
         if verbose is None:
             verbose = self.model_params["verbose"]
@@ -277,7 +289,8 @@ class DistilledForecaster(GlobalForecastingModel):
             with closing(open_store(cache_dir, lasting)) as store:
                 labeller = Labeller(teacher, store, settings.target_stop, settings.quantile_levels)
                 result = distill(prepared, settings, labeller, held_out, verbose, checkpoints)
-        super().fit(series)
+        self._forget_covariates()
+        super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None
         self.student_ = result.student
@@ -289,8 +302,8 @@ class DistilledForecaster(GlobalForecastingModel):
         self,
         n: int,
         series: TimeSeriesLike | None = None,
-        past_covariates: None = None,
-        future_covariates: None = None,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
         num_samples: int = 1,
         verbose: bool | None = None,
         predict_likelihood_parameters: bool = False,
@@ -306,14 +319,17 @@ class DistilledForecaster(GlobalForecastingModel):
         series : TimeSeries or sequence of TimeSeries, optional
             What to forecast, each with at least ``input_chunk_length`` points; by
             default the series the model was fitted on.
-        past_covariates, future_covariates : None
-            Not supported by the linear student.
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            If the model was fitted with some; by default those. Past covariates must reach to
+            the end of the series (and ``n - output_chunk_length`` steps on, if that is
+            more than none), future covariates ``n`` steps further, and at least
+            ``output_chunk_length``.
         num_samples : int, default 1
-            The linear student is deterministic.
+            Students are deterministic.
         verbose, show_warnings : bool, optional
             No effect: there is nothing to show.
         predict_likelihood_parameters : bool, default False
-            Not supported by the linear student.
+            Not supported yet.
         random_state : int, optional
             No effect: nothing is random.
 
@@ -330,10 +346,14 @@ class DistilledForecaster(GlobalForecastingModel):
             infinite values in its last ``input_chunk_length`` steps.
         """
         check_integer("n", n, at_least=1)
-        _refuse_covariates(past_covariates, future_covariates)
+        if series is None:
+            past_covariates = past_covariates or self.past_covariate_series
+            future_covariates = future_covariates or self.future_covariate_series
         super().predict(
             n,
             series,
+            past_covariates,
+            future_covariates,
             num_samples=num_samples,
             predict_likelihood_parameters=predict_likelihood_parameters,
             show_warnings=False,
@@ -350,7 +370,11 @@ class DistilledForecaster(GlobalForecastingModel):
         if not inputs:
             return []
         contexts = np.stack([self._context(s, i) for i, s in enumerate(inputs)])
-        forecasts = self.student_.predict(contexts, n)
+        _check_student_takes(self._settings.student, past_covariates, future_covariates)
+        covariates = covariates_to_predict(
+            inputs, n, self._settings, past_covariates, future_covariates
+        )
+        forecasts = self.student_.predict(contexts, n, **covariates)
         built = [
             like(
                 s,
@@ -360,6 +384,12 @@ class DistilledForecaster(GlobalForecastingModel):
             for forecast, s in zip(forecasts, inputs, strict=True)
         ]
         return built[0] if single else built
+
+    def _forget_covariates(self) -> None:
+        """Forget with what covariates the model was fitted before."""
+        self.past_covariate_series = self.future_covariate_series = None
+        self._expect_past_covariates = self._uses_past_covariates = False
+        self._expect_future_covariates = self._uses_future_covariates = False
 
     def _values(self, series: TimeSeries, index: int) -> np.ndarray:
         """Return the values of a series like those fitted on: (n_points, C)."""
@@ -396,8 +426,9 @@ class DistilledForecaster(GlobalForecastingModel):
         return context
 
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
-        """Forecasts of one fitted student can all be made in one matrix product."""
-        return retrain is False or retrain == 0
+        """Forecasts without covariates can all be made in a few matrix products."""
+        uses_covariates = self.uses_past_covariates or self.uses_future_covariates
+        return (retrain is False or retrain == 0) and not uses_covariates
 
     def _optimized_historical_forecasts(
         self,
@@ -422,7 +453,7 @@ class DistilledForecaster(GlobalForecastingModel):
         Called by ``historical_forecasts(retrain=False)``; equal to calling
         ``predict`` on each shortened series.
         """
-        _refuse_covariates(past_covariates, future_covariates)
+        _check_student_takes(self._settings.student, past_covariates, future_covariates)
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,
@@ -480,7 +511,7 @@ class DistilledForecaster(GlobalForecastingModel):
             Passed to ``pickle.dump``.
         """
         portable = copy.copy(self)
-        portable._model_params = _portable_parameters(self.model_params)
+        portable._model_params = portable_parameters(self.model_params)
         portable._settings = replace(
             self._settings, horizon_weights=portable._model_params["horizon_weights"]
         )
@@ -507,6 +538,16 @@ class DistilledForecaster(GlobalForecastingModel):
         return True
 
     @property
+    def supports_past_covariates(self) -> bool:
+        """The MLP takes them."""
+        return isinstance(self._settings.student, MLP)
+
+    @property
+    def supports_future_covariates(self) -> bool:
+        """The MLP takes them."""
+        return isinstance(self._settings.student, MLP)
+
+    @property
     def supports_sample_weight(self) -> bool:
         """Windows cannot be weighted."""
         return False
@@ -530,9 +571,11 @@ class DistilledForecaster(GlobalForecastingModel):
     def extreme_lags(
         self,
     ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
-        """First and last target lag, no covariate lags, and the shift."""
-        last = self._settings.target_stop - 1
-        return -self.input_chunk_length, last, None, None, None, None, self.output_chunk_shift
+        """First and last lag of target, past and future covariates, and the shift."""
+        first, last = -self.input_chunk_length, self._settings.target_stop - 1
+        past = (first, -1) if self.uses_past_covariates else (None, None)
+        future = (first, last) if self.uses_future_covariates else (None, None)
+        return first, last, *past, *future, self.output_chunk_shift
 
     @property
     def _model_encoder_settings(
@@ -551,10 +594,13 @@ def _require_torch(student: Student) -> None:
         )
 
 
-def _refuse_covariates(past_covariates: object, future_covariates: object) -> None:
-    """Raise ValueError if there are any."""
-    if past_covariates is not None or future_covariates is not None:
-        raise ValueError("The linear student takes no covariates: pass the series alone.")
+def _check_student_takes(student: Student, past: object, future: object) -> None:
+    """Raise ValueError if there are covariates and the student takes none."""
+    if (past is not None or future is not None) and not isinstance(student, MLP):
+        raise ValueError(
+            f"The student {type(student).__name__} takes no covariates: pass the series alone, or "
+            'use student="mlp".'
+        )
 
 
 def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -565,38 +611,5 @@ def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Replace what cannot or should not be saved: paths, functions, teachers."""
-    portable = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in parameters.items()
-    }
-    if not isinstance(portable["teacher"], (str, TeacherReference)):
-        portable["teacher"] = TeacherReference(portable["teacher"].info)
-    if callable(portable["horizon_weights"]):
-        horizon = parameters["output_chunk_length"]
-        weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
-        portable["horizon_weights"] = weights.tolist()
-    return portable
-
-
-# Darts loads models with a restricted unpickler since 0.48: what a saved model holds.
-add_safe_globals(
-    [
-        Copied,
-        DLinear,
-        DistilledForecaster,
-        Epoch,
-        ITransformer,
-        Linear,
-        LinearForecaster,
-        MLP,
-        Network,
-        Settings,
-        TeacherInfo,
-        TeacherReference,
-        Training,
-        TrainingSummary,
-        restore_network,
-    ]
-)
+# Darts loads models with a restricted unpickler since 0.48.
+add_safe_globals([DistilledForecaster, *SAVED])

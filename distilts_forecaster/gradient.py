@@ -162,11 +162,17 @@ def gather_windows(
         has_truth=of_windows("truth"),
         label_row=np.where(labelled, np.cumsum(labelled) - 1, -1).astype(np.int32),
         labels=labels,
+        past_scale=_scale([plan.series.past for plan in plans]),
+        future_scale=_scale([plan.series.future for plan in plans]),
         n_quantiles=len(settings.quantile_levels),
     )
     if labeller is not None:
         windows = _with_hidden_states(windows, settings, labeller)
     held_out = _held_out(plans, settings, validation, horizon)
+    if held_out is not None:
+        held_out = replace(
+            held_out, past_scale=windows.past_scale, future_scale=windows.future_scale
+        )
     if held_out is None or validation is not None:
         return Gathered(windows, windows, held_out)
     # Later steps of a trial window's target may be among those that are validated on.
@@ -207,6 +213,16 @@ def _held_out(
         n_quantiles=len(settings.quantile_levels),
         n_truth_steps=horizon,
     )
+
+
+def _scale(covariates: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return mean and standard deviation of each covariate over all series: (2, P)."""
+    arrays = [array for array in covariates if array is not None]
+    if not arrays:
+        return None
+    values = np.concatenate(arrays).astype(np.float64)
+    spread = values.std(axis=0)
+    return np.stack([values.mean(axis=0), np.where(spread > 0, spread, 1.0)]).astype(np.float32)
 
 
 def _with_hidden_states(
@@ -370,7 +386,8 @@ def _wrap(network: nn.Module, settings: Settings, windows: TrainingWindows) -> F
         settings.output_chunk_length,
         shift,
         settings.quantile_levels,
-        *_count_covariates(windows.series[0]),
+        windows.past_scale,
+        windows.future_scale,
     )
 
 

@@ -159,6 +159,9 @@ def plan_windows(
     )
     plans = []
     for prepared, split, mine in zip(series, splits, labelled, strict=True):
+        if prepared.future is not None:
+            # The student cannot see a window whose future covariates are not known yet.
+            mine[max(0, len(prepared.future) - settings.target_stop + 1) :] = False
         truth = complete_windows(prepared, length, settings.target_stop)
         if split is None or split.horizon < horizon:
             nothing = np.zeros(len(prepared) + 1, dtype=bool)

@@ -62,9 +62,9 @@ class PreparedSeries:
     missing_before : numpy.ndarray of int64, shape (n_points + 1,)
         Number of time steps with a missing value before each index.
     past : numpy.ndarray of float32, shape (n_points, P), or None
-        Covariates that are known for the context only, standardised.
-    future : numpy.ndarray of float32, shape (n_points, F), or None
-        Covariates that are known for the horizon too, standardised.
+        Covariates that are known for the context only.
+    future : numpy.ndarray of float32, shape (at least n_points, F), or None
+        Covariates that are known for the horizon too, as far ahead as they are.
     """
 
     raw: np.ndarray

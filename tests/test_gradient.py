@@ -1,5 +1,7 @@
 """Students trained by gradient, from series to student: that each term acts."""
 
+import itertools
+
 import numpy as np
 import pytest
 from conftest import seasonal
@@ -53,7 +55,7 @@ class PatternTeacher:
 
     def hidden_states(self, contexts, steps):
         self.asked += len(contexts)
-        n, length, c = contexts.shape
+        _n, length, _c = contexts.shape
         rng = np.random.default_rng(0)
         mixing = rng.normal(size=(length, self.n_hidden))
         rows = contexts.transpose(0, 2, 1)
@@ -138,7 +140,7 @@ def test_steeper_horizon_weights_move_the_student_to_the_teacher_at_far_steps(st
         error_to_teacher(train_on_all(values, student, teacher, 2.0, tau)[0], values, teacher)
         for tau in (-3.0, 0.0, 3.0)
     ]
-    for gentle, steep in zip(profiles, profiles[1:], strict=False):
+    for gentle, steep in itertools.pairwise(profiles):
         assert steep[-1] < 0.9 * gentle[-1]
         assert steep[0] > 1.1 * gentle[0]
 

@@ -334,3 +334,76 @@ def test_threads_with_different_teachers_do_not_wait_for_each_other():
     with store.lock("one"):
         assert store.lock("two").acquire(blocking=False)
         assert not store.lock("one").acquire(blocking=False)
+
+
+class StatesTeacher:
+    """Hidden states that are the context's own values."""
+
+    def __init__(self, size=4, positions=None, bad=None):
+        self.info = TeacherInfo("states", revision="1", hidden="values")
+        self.size, self.positions, self.bad, self.asked = size, positions, bad, 0
+
+    def forecast(self, contexts, horizon, quantile_levels):
+        raise AssertionError("only hidden states are asked for")
+
+    def hidden_states(self, contexts, steps):
+        self.asked += len(contexts)
+        states = contexts[:, list(steps)].transpose(0, 2, 1)[..., None]
+        states = states * np.arange(1, self.size + 1)
+        return states if self.bad is None else self.bad(states)
+
+
+class TestHidden:
+    def contexts(self, n=6, seed=0):
+        return np.random.default_rng(seed).normal(size=(n, 8, 2)).astype(np.float32)
+
+    @pytest.mark.parametrize("on_disk", [False, True])
+    def test_are_asked_for_once_and_kept_as_float16(self, tmp_path, on_disk):
+        store = DiskStore(tmp_path) if on_disk else MemoryStore()
+        teacher, contexts = StatesTeacher(), self.contexts()
+        first = Labeller(teacher, store, 3).hidden(contexts, [-8, -1], 16)
+        again = Labeller(teacher, store, 3).hidden(contexts, [-8, -1], 16)
+        assert first.dtype == np.float16
+        assert first.shape == (6, 2, 2, 4)
+        np.testing.assert_array_equal(first, again)
+        np.testing.assert_allclose(first[:, :, 1, 0], contexts[:, -1], rtol=1e-3, atol=1e-3)
+        assert teacher.asked == 6
+        store.close()
+
+    def test_other_steps_or_sizes_are_other_states(self):
+        store, teacher = MemoryStore(), StatesTeacher(size=40)
+        labeller = Labeller(teacher, store, 3)
+        shapes = [
+            labeller.hidden(self.contexts(), steps, size).shape
+            for steps, size in (([-1], 16), ([-2], 16), ([-1], 8))
+        ]
+        assert shapes == [(6, 2, 1, 16), (6, 2, 1, 16), (6, 2, 1, 8)]
+        assert teacher.asked == 18
+
+    def test_projections_keep_distances_and_are_always_alike(self):
+        rng = np.random.default_rng(0)
+        teacher = StatesTeacher(bad=lambda s: np.repeat(s, 200, axis=-1) * rng.normal(size=800))
+        contexts = self.contexts(30)
+        states = teacher.hidden_states(contexts, [-1])[:, 0, 0]
+        rng = np.random.default_rng(0)
+        small = Labeller(teacher, MemoryStore(), 3).hidden(contexts, [-1], 128)[:, 0, 0]
+        wide = np.linalg.norm(states[:-1] - states[1:], axis=1)
+        kept = np.linalg.norm(small[:-1].astype(float) - small[1:], axis=1)
+        np.testing.assert_allclose(kept, wide, rtol=0.35)
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            (lambda s: s[:, :, 0], "expected .windows, components or 1"),
+            (lambda s: np.repeat(s, 3, axis=1), "expected .windows, components or 1"),
+            (lambda s: s[1:], "expected .windows, components or 1"),
+            (lambda s: s * np.nan, "NaN or infinite"),
+            (lambda s: s * 1e6, "range of float16"),
+        ],
+    )
+    def test_what_cannot_be_states_is_refused_and_not_stored(self, bad, message):
+        store = MemoryStore()
+        labeller = Labeller(StatesTeacher(bad=bad), store, 3)
+        with pytest.raises(ValueError, match=message):
+            labeller.hidden(self.contexts(), [-8, -1], 16)
+        assert not store._entries

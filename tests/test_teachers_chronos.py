@@ -218,3 +218,48 @@ def test_a_forecaster_learns_from_a_directory_and_loads_it_only_once(
     assert again.predict(8) == model.predict(8)
     model.save(tmp_path / "model.pkl")
     assert DistilledForecaster.load(tmp_path / "model.pkl").predict(8) == model.predict(8)
+
+
+class TestHiddenStates:
+    """States of patches, placed in time."""
+
+    @pytest.fixture(scope="class")
+    def states(self, directories):
+        """Return, for each kind, its embedding of a window and the steps to a state."""
+
+        def embed(kind, contexts):
+            pipeline = BaseChronosPipeline.from_pretrained(str(directories[kind]), dtype="float32")
+            inputs = torch.from_numpy(contexts.transpose(0, 2, 1))
+            if kind == "chronos2":
+                return pipeline.embed(inputs)[0][0].numpy()[:, :-2], 8
+            states = pipeline.embed(inputs[:, 0])[0].numpy()[:, :-1]
+            return states, 1 if kind == "t5" else 8
+
+        return embed
+
+    @pytest.mark.parametrize("kind", list(SAVE))
+    def test_are_those_of_the_pipeline_without_other_tokens(self, directories, states, kind):
+        context = CONTEXTS[:1, :, :1]
+        expected, patch = states(kind, context)
+        assert expected.shape[1] == 48 // patch
+        teacher = load_teacher(directories[kind])
+        steps = [-48, -47, -patch - 1, -patch, -1]
+        found = teacher.hidden_states(context, steps)
+        at = [(48 + step) // patch for step in steps]
+        np.testing.assert_allclose(found[0, 0], expected[0][at], atol=1e-5)
+        assert teacher.info.hidden == "encoder"
+
+    @pytest.mark.parametrize("kind", list(SAVE))
+    def test_one_window_has_the_states_it_has_in_a_batch(self, directories, kind):
+        contexts = CONTEXTS
+        teacher = load_teacher(directories[kind])
+        together = teacher.hidden_states(contexts, [-48, -1])
+        assert together.shape[:3] == (5, 2, 2)
+        alone = teacher.hidden_states(contexts[3:4], [-48, -1])
+        np.testing.assert_allclose(alone[0], together[3], atol=1e-4)
+
+    def test_steps_before_the_longest_context_get_the_first_state(self, directories):
+        teacher = load_teacher(directories["bolt"])
+        context = seasonal(100).reshape(1, 100, 1).astype(np.float32)
+        found = teacher.hidden_states(context, [-100, -64])
+        np.testing.assert_array_equal(found[0, 0, 0], found[0, 0, 1])

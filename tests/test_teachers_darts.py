@@ -144,3 +144,53 @@ def test_a_foundation_model_is_made_ready(tmp_path):
     labels = load_teacher(model).forecast(CONTEXTS, 6, (0.5,)).quantiles
     assert labels.shape == (6, 6, 2, 1)
     assert np.isfinite(labels).all()
+
+
+class TestHiddenStates:
+    """The output of a named module, by a hook."""
+
+    @pytest.fixture(scope="class")
+    def model(self):
+        pytest.importorskip("torch")
+        from darts.models import TSMixerModel
+
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(80, 2)).astype(np.float32)
+        return TSMixerModel(
+            12, 4, hidden_size=5, ff_size=6, num_blocks=1, n_epochs=1, batch_size=16,
+            pl_trainer_kwargs={
+                "accelerator": "cpu", "enable_progress_bar": False, "logger": False,
+                "enable_model_summary": False, "enable_checkpointing": False,
+            },
+        ).fit(TimeSeries.from_values(values))  # fmt: skip
+
+    def test_are_what_the_module_puts_out(self, model):
+        teacher = DartsTeacher(model, hidden_module="conditional_mixer.0")
+        contexts = np.random.default_rng(1).normal(size=(40, 12, 2)).astype(np.float32)
+        states = teacher.hidden_states(contexts, [-12, -7, -1])
+        assert states.shape == (40, 1, 3, 5)
+        alone = teacher.hidden_states(contexts[30:31], [-12, -7, -1])
+        np.testing.assert_allclose(alone[0], states[30], atol=1e-5)
+        # Its four positions are the four quarters of the context.
+        quarters = teacher.hidden_states(contexts, [-12, -9, -6, -3])
+        np.testing.assert_array_equal(states[:, :, 0], quarters[:, :, 0])
+        np.testing.assert_array_equal(states[:, :, 1], quarters[:, :, 1])
+        np.testing.assert_array_equal(states[:, :, 2], quarters[:, :, 3])
+        assert not np.array_equal(quarters[:, :, 2], quarters[:, :, 3])
+
+    def test_a_hook_leaves_nothing_behind(self, model):
+        teacher = DartsTeacher(model, hidden_module="fc_hist")
+        teacher.hidden_states(np.zeros((2, 12, 2), np.float32), [-1])
+        assert not model.model.get_submodule("fc_hist")._forward_hooks
+
+    def test_which_module_is_part_of_who_the_teacher_is(self, model):
+        assert DartsTeacher(model, hidden_module="fc_hist").info.hidden == "fc_hist"
+        assert DartsTeacher(model).info.hidden is None
+        with pytest.raises(ValueError, match="without hidden_module"):
+            DartsTeacher(model).hidden_states(np.zeros((2, 12, 2), np.float32), [-1])
+
+    def test_modules_that_are_not_there_are_refused_with_those_that_are(self, model):
+        with pytest.raises(ValueError, match="no module 'encoder'; it has .*conditional_mixer.0"):
+            DartsTeacher(model, hidden_module="encoder")
+        with pytest.raises(ValueError, match="needs a fitted torch model"):
+            DartsTeacher(NaiveSeasonal(), hidden_module="encoder")

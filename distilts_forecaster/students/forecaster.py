@@ -100,8 +100,8 @@ class NetworkForecaster(Forecaster):
     input_chunk_length, output_chunk_length, output_chunk_shift : int
     quantile_levels : tuple of float, default (0.5,)
         With the median among them.
-    n_past, n_future : int, default 0
-        Covariates that it was fitted with.
+    past_scale, future_scale : numpy.ndarray, shape (2, P) and (2, F), optional
+        Mean and standard deviation of the covariates that it was fitted with.
     n_components : int, optional
         Components that a window must have; by default any number.
 
@@ -121,8 +121,8 @@ class NetworkForecaster(Forecaster):
         output_chunk_length: int,
         output_chunk_shift: int = 0,
         quantile_levels: tuple[float, ...] = (0.5,),
-        n_past: int = 0,
-        n_future: int = 0,
+        past_scale: np.ndarray | None = None,
+        future_scale: np.ndarray | None = None,
         n_components: int | None = None,
     ) -> None:
         self.network = network.eval()
@@ -131,7 +131,7 @@ class NetworkForecaster(Forecaster):
         self.output_chunk_length = output_chunk_length
         self.output_chunk_shift = output_chunk_shift
         self.quantile_levels = quantile_levels
-        self.n_past, self.n_future = n_past, n_future
+        self.past_scale, self.future_scale = past_scale, future_scale
         self.n_components = n_components
         self.n_parameters = sum(p.numel() for p in network.parameters())
 
@@ -143,7 +143,7 @@ class NetworkForecaster(Forecaster):
         """
         names = (
             "settings input_chunk_length output_chunk_length output_chunk_shift quantile_levels "
-            "n_past n_future n_components"
+            "past_scale future_scale n_components"
         )
         state = {name: getattr(self, name) for name in names.split()}
         if isinstance(self.settings, Network):
@@ -172,8 +172,10 @@ class NetworkForecaster(Forecaster):
                 state["input_chunk_length"],
                 state["output_chunk_length"],
                 len(state["quantile_levels"]),
-                state["n_past"],
-                state["n_future"],
+                *(
+                    0 if s is None else s.shape[1]
+                    for s in (state["past_scale"], state["future_scale"])
+                ),
             )
             network.load_state_dict(weights)
         return cls(network, **state)
@@ -181,6 +183,88 @@ class NetworkForecaster(Forecaster):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by way of a function that can be found without torch."""
         return restore_network, (self.state(),)
+
+    @property
+    def takes_covariates(self) -> bool:
+        """Whether forecasts need covariates."""
+        return self.past_scale is not None or self.future_scale is not None
+
+    def predict(
+        self,
+        contexts: np.ndarray,
+        horizon: int | None = None,
+        past_covariates: np.ndarray | None = None,
+        future_covariates: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Forecast the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray, shape (L,), (L, C) or (N, L, C)
+            With covariates only (N, L, C).
+        horizon : int, optional
+            By default ``output_chunk_length``; beyond it the forecast is fed back.
+        past_covariates : numpy.ndarray, shape (N, L + max(0, horizon - T), P), optional
+            From the first step of the context on.
+        future_covariates : numpy.ndarray, shape (N, L + max(horizon, T), F), optional
+            The context's, then the forecast's.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (horizon,), (horizon, C) or (N, horizon, C)
+            The median, where quantiles are forecast.
+
+        Raises
+        ------
+        ValueError
+            If the covariates are not those that the student was fitted with, or what
+            :meth:`~distilts_forecaster.runtime.Forecaster.predict` raises.
+        """
+        horizon = self.output_chunk_length if horizon is None else horizon
+        length, steps = self.input_chunk_length, self.output_chunk_length
+        past = self._scaled("past", past_covariates, self.past_scale, max(0, horizon - steps))
+        future = self._scaled("future", future_covariates, self.future_scale, max(horizon, steps))
+        if not self.takes_covariates:
+            return super().predict(contexts, horizon)
+        windows = np.asarray(contexts, dtype=np.float64)
+        parts = [windows]
+        done = 0
+        while done < horizon:
+            # The last chunk ends with the horizon: no covariates are needed beyond it.
+            start = min(done, max(0, horizon - steps))
+            known = np.concatenate(parts, axis=1)[:, start : start + length]
+            quantiles = self._quantiles(
+                known,
+                None if past is None else past[:, start : start + length],
+                None if future is None else future[:, start : start + length + steps],
+            )
+            parts.append(quantiles[:, done - start : horizon - start, :, self._median])
+            done += parts[-1].shape[1]
+        return np.concatenate(parts[1:], axis=1)
+
+    def _scaled(
+        self, kind: str, covariates: np.ndarray | None, scale: np.ndarray | None, more: int
+    ) -> np.ndarray | None:
+        """Standardise covariates, or raise where they are missing or not wanted."""
+        if (covariates is None) != (scale is None):
+            raise ValueError(
+                f"This student was fitted {'without' if scale is None else 'with'} {kind} "
+                f"covariates: {'leave them out' if scale is None else 'they are needed'}."
+            )
+        if covariates is None or scale is None:
+            return None
+        expected = (self.input_chunk_length + more, scale.shape[1])
+        if covariates.ndim != 3 or covariates.shape[1:] != expected:
+            raise ValueError(
+                f"{kind}_covariates must be (N, {expected[0]}, {expected[1]}), got "
+                f"{covariates.shape}."
+            )
+        return (covariates - scale[0]) / scale[1]
+
+    @property
+    def _median(self) -> int:
+        """Index of the median among the quantile levels."""
+        return self.quantile_levels.index(0.5)
 
     def predict_quantiles(self, contexts: np.ndarray, horizon: int | None = None) -> np.ndarray:
         """Forecast the quantiles of the steps that follow each context.
@@ -213,7 +297,7 @@ class NetworkForecaster(Forecaster):
     def _step(self, windows: np.ndarray) -> np.ndarray:
         """Forecast the median of T steps for (N, L, C) contexts."""
         quantiles = self._quantiles(windows)
-        return quantiles[..., self.quantile_levels.index(0.5)]
+        return quantiles[..., self._median]
 
     def _quantiles(
         self,
@@ -243,9 +327,7 @@ class NetworkForecaster(Forecaster):
                 None if array is None else torch.from_numpy(array.astype(np.float32))
                 for array in (centred, past, future)
             ]
-            answer = (
-                self.network(*inputs) if self.n_past or self.n_future else self.network(inputs[0])
-            )
+            answer = self.network(*inputs) if self.takes_covariates else self.network(inputs[0])
             forecast = (answer[0] if isinstance(answer, tuple) else answer).double().numpy()
         if forecast.ndim == 3:
             forecast = forecast[..., None]
