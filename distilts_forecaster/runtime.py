@@ -205,8 +205,19 @@ def save_student(student: LinearForecaster, directory: str | os.PathLike) -> Non
         The student to save.
     directory : path-like
         Created if it does not exist.
+
+    Raises
+    ------
+    TypeError
+        If the student is a network: those are saved with the model, by ``model.save``.
     """
     from safetensors.numpy import save_file
+
+    if not isinstance(student, LinearForecaster):
+        raise TypeError(
+            "Only students that are one matrix (linear, dlinear) can be saved by themselves, got "
+            f"{type(student).__name__}. Save the model: model.save(path)."
+        )
 
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
