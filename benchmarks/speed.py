@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 
-from benchmarks.bolt import save_bolt
+from benchmarks.bolt import save_published
 from benchmarks.data import add_data_argument, ett, require_file
 from distilts_forecaster import DistilledForecaster, load_teacher
 
@@ -149,16 +149,7 @@ def labelling(data: Path) -> None:
     values, train_stop, _, _ = ett(data, "ETTh1")
     series = TimeSeries.from_values(values[: train_stop // 4, :1])
     with tempfile.TemporaryDirectory() as folder:
-        save_bolt(  # the published tiny size
-            Path(folder) / "bolt",
-            d_model=256,
-            d_kv=64,
-            d_ff=1024,
-            num_layers=4,
-            context_length=2048,
-            prediction_length=64,
-            input_patch_size=16,
-        )
+        save_published(Path(folder) / "bolt", "chronos-bolt-tiny")
         pipeline = BaseChronosPipeline.from_pretrained(str(Path(folder) / "bolt"), dtype="float32")
         rows = torch.from_numpy(series.values()[:, 0].astype(np.float32)).unfold(0, LOOKBACK, 1)
         teacher = load_teacher(Path(folder) / "bolt")

@@ -28,7 +28,12 @@ from distilts_forecaster.distill import distill
 from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.plan import Settings, Student
-from distilts_forecaster.saving import SAVED, portable_parameters
+from distilts_forecaster.saving import (
+    SAVED,
+    pack_student,
+    portable_parameters,
+    unpack_student,
+)
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import MLP
 from distilts_forecaster.teachers.base import check_quantile_levels
@@ -490,6 +495,19 @@ class DistilledForecaster(GlobalForecastingModel):
                 )
             )
         return forecasts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy the student without torch's classes."""
+        state = self.__dict__.copy()
+        if "student_" in state:
+            state["student_"] = pack_student(state["student_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the student again."""
+        self.__dict__.update(state)
+        if "student_" in state:
+            self.student_ = unpack_student(state["student_"])
 
     def save(
         self, path: str | os.PathLike | Any = None, clean: bool = False, **pkl_kwargs: Any

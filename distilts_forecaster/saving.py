@@ -8,7 +8,7 @@ from typing import Any
 from distilts_forecaster.distill import TrainingSummary
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import Settings
-from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime import Forecaster, LinearForecaster
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import (
     MLP,
@@ -18,13 +18,12 @@ from distilts_forecaster.students.settings import (
     ITransformer,
     Network,
     Training,
-    restore_network,
 )
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 
-__all__ = ["SAVED", "portable_parameters"]
+__all__ = ["SAVED", "pack_student", "portable_parameters", "unpack_student"]
 
-#: Classes, and one function, that a saved model may name.
+#: Classes that a saved model may name.
 SAVED = (
     Copied,
     DLinear,
@@ -39,8 +38,49 @@ SAVED = (
     TeacherReference,
     Training,
     TrainingSummary,
-    restore_network,
 )
+
+
+def pack_student(student: Forecaster) -> Any:
+    """Return what to pickle of a student: arrays and settings, nothing of torch's.
+
+    Parameters
+    ----------
+    student : Forecaster
+
+    Returns
+    -------
+    LinearForecaster or dict
+    """
+    # A network says how to be built again; a matrix is what it is.
+    return student if isinstance(student, LinearForecaster) else student.state()  # type: ignore[attr-defined]
+
+
+def unpack_student(packed: Any) -> Forecaster:
+    """Return the student that :func:`pack_student` packed.
+
+    Parameters
+    ----------
+    packed : LinearForecaster or dict
+
+    Returns
+    -------
+    Forecaster
+
+    Raises
+    ------
+    ImportError
+        If it is a network and torch is not installed.
+    """
+    if isinstance(packed, LinearForecaster):
+        return packed
+    try:
+        from distilts_forecaster.students.forecaster import NetworkForecaster
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'This student needs {error.name}: pip install "distilts-forecaster[torch]"'
+        ) from error
+    return NetworkForecaster.from_state(packed)
 
 
 def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,7 @@ from torch import nn
 
 from distilts_forecaster.runtime import Forecaster
 from distilts_forecaster.students.networks import DLinearNetwork, ITransformerNetwork, MLPNetwork
-from distilts_forecaster.students.settings import (
-    MLP,
-    DLinear,
-    ITransformer,
-    Network,
-    restore_network,
-)
+from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
 
 __all__ = ["NetworkForecaster", "build_network"]
 
@@ -179,10 +173,6 @@ class NetworkForecaster(Forecaster):
             )
             network.load_state_dict(weights)
         return cls(network, **state)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by way of a function that can be found without torch."""
-        return restore_network, (self.state(),)
 
     @property
     def takes_covariates(self) -> bool:

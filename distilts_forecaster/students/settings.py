@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MLP", "DLinear", "Epoch", "ITransformer", "Network", "Training", "restore_network"]
+__all__ = ["MLP", "DLinear", "Epoch", "ITransformer", "Network", "Training"]
 
 
 def _check_integer(name: str, value: Any, at_least: int = 1) -> None:
@@ -315,29 +315,3 @@ class Epoch:
     validation_error: float
     learning_rate: float
     seconds: float
-
-
-def restore_network(state: dict[str, Any]) -> Any:
-    """Build a saved student again: what a pickled model calls.
-
-    Parameters
-    ----------
-    state : dict
-        Of a :class:`~distilts_forecaster.students.forecaster.NetworkForecaster`.
-
-    Returns
-    -------
-    NetworkForecaster
-
-    Raises
-    ------
-    ImportError
-        If torch is not installed.
-    """
-    try:
-        from distilts_forecaster.students.forecaster import NetworkForecaster
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'This student needs {error.name}: pip install "distilts-forecaster[torch]"'
-        ) from error
-    return NetworkForecaster.from_state(state)
