@@ -42,6 +42,8 @@ from distilts_forecaster.timeseries import like, times_after
 from distilts_forecaster.validation import (
     check_alignment,
     check_cache_dir,
+    check_components,
+    check_context,
     check_distillation_weight,
     check_horizon_weights,
     check_integer,
@@ -374,7 +376,12 @@ class DistilledForecaster(GlobalForecastingModel):
         inputs = [series] if single else list(series)
         if not inputs:
             return []
-        contexts = np.stack([self._context(s, i) for i, s in enumerate(inputs)])
+        contexts = np.stack(
+            [
+                check_context(s, i, self._n_components, self.input_chunk_length)
+                for i, s in enumerate(inputs)
+            ]
+        )
         _check_student_takes(self._settings.student, past_covariates, future_covariates)
         covariates = covariates_to_predict(
             inputs, n, self._settings, past_covariates, future_covariates
@@ -395,40 +402,6 @@ class DistilledForecaster(GlobalForecastingModel):
         self.past_covariate_series = self.future_covariate_series = None
         self._expect_past_covariates = self._uses_past_covariates = False
         self._expect_future_covariates = self._uses_future_covariates = False
-
-    def _values(self, series: TimeSeries, index: int) -> np.ndarray:
-        """Return the values of a series like those fitted on: (n_points, C)."""
-        values = series.all_values(copy=False)
-        if values.shape[1] != self._n_components or values.shape[2] != 1:
-            raise ValueError(
-                f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
-                f"the model was fitted on {self._n_components} components and forecasts "
-                "deterministic series."
-            )
-        return values[:, :, 0]
-
-    def _context(self, series: TimeSeries, index: int) -> np.ndarray:
-        """Return the last steps of a series, checked: (L, C)."""
-        length = self.input_chunk_length
-        if not isinstance(series, TimeSeries):
-            raise TypeError(
-                f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}."
-            )
-        values = self._values(series, index)
-        if len(values) < length:
-            raise ValueError(
-                f"series[{index}] has {len(values)} points; to forecast, the model needs the last "
-                f"input_chunk_length={length}."
-            )
-        context = values[-length:]
-        # The sum is finite if every value is, and costs a tenth of checking each.
-        if not np.isfinite(context.sum()) and not np.isfinite(context).all():
-            raise ValueError(
-                f"series[{index}] has {int((~np.isfinite(context)).sum())} missing or infinite "
-                f"values in its last {length} steps. Fill them, for instance with "
-                "darts.utils.missing_values.fill_missing_values."
-            )
-        return context
 
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
         """Forecasts without covariates can all be made in a few matrix products."""
@@ -488,7 +461,7 @@ class DistilledForecaster(GlobalForecastingModel):
                 for p in (first, last)
             ]
             origins = np.arange(bounds[0], bounds[1] + 1, stride)
-            values = self._values(one, index)
+            values = check_components(one, index, self._n_components)
             forecasts.append(
                 forecast_origins(
                     self.student_, one, values, index, origins, forecast_horizon, last_points_only

@@ -18,6 +18,8 @@ from distilts_forecaster.windows import PreparedSeries
 __all__ = [
     "check_alignment",
     "check_cache_dir",
+    "check_components",
+    "check_context",
     "check_distillation_weight",
     "check_horizon_weights",
     "check_integer",
@@ -331,6 +333,81 @@ def check_series(
             raise ValueError(f"{label} has no values at all in {list(one.columns[empty])}.")
         values.append(array)
     return values
+
+
+def check_components(series: Any, index: int, n_components: int) -> np.ndarray:
+    """Return the values of a series like those that a model was fitted on.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    index : int
+        Of the series among those of the call, for messages.
+    n_components : int
+        Of the model.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_points, n_components)
+
+    Raises
+    ------
+    ValueError
+        If it has other components, or samples.
+    """
+    values = series.all_values(copy=False)
+    if values.shape[1] != n_components or values.shape[2] != 1:
+        raise ValueError(
+            f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
+            f"the model was fitted on {n_components} components and forecasts "
+            "deterministic series."
+        )
+    return values[:, :, 0]
+
+
+def check_context(
+    series: Any, index: int, n_components: int, input_chunk_length: int
+) -> np.ndarray:
+    """Return the last steps of a series to forecast.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    index : int
+        Of the series among those of the call, for messages.
+    n_components, input_chunk_length : int
+        Of the model.
+
+    Returns
+    -------
+    numpy.ndarray, shape (input_chunk_length, n_components)
+
+    Raises
+    ------
+    TypeError
+        If it is not a TimeSeries.
+    ValueError
+        If it has other components, is too short, or has missing or infinite values there.
+    """
+    from darts import TimeSeries
+
+    if not isinstance(series, TimeSeries):
+        raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")
+    values = check_components(series, index, n_components)
+    if len(values) < input_chunk_length:
+        raise ValueError(
+            f"series[{index}] has {len(values)} points; to forecast, the model needs the last "
+            f"input_chunk_length={input_chunk_length}."
+        )
+    context = values[-input_chunk_length:]
+    # The sum is finite if every value is, and costs a tenth of checking each.
+    if not np.isfinite(context.sum()) and not np.isfinite(context).all():
+        raise ValueError(
+            f"series[{index}] has {int((~np.isfinite(context)).sum())} missing or infinite "
+            f"values in its last {input_chunk_length} steps. Fill them, for instance with "
+            "darts.utils.missing_values.fill_missing_values."
+        )
+    return context
 
 
 def warn_of_levels(series: Sequence[PreparedSeries]) -> None:
