@@ -198,7 +198,7 @@ class DistilledForecaster(GlobalForecastingModel):
             alignment_weight=float(alignment_weight),
             alignment_dim=int(alignment_dim),
             quantile_levels=check_quantiles(quantiles, student_settings),
-            random_state=random_state,
+            random_state=None if random_state is None else int(random_state),
         )
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)

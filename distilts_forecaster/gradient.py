@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ __all__ = ["Gathered", "aligns", "fit_network", "gather_windows"]
 
 #: Positions in the student's lookback at which the teacher's hidden states are aligned.
 N_POSITIONS = 8
+
+#: Seconds that an interrupted training is kept.
+_CHECKPOINTS_LAST = 30 * 24 * 3600
 
 #: Windows whose hidden states say how large they are.
 _WINDOWS_FOR_SCALE = 4096
@@ -82,7 +87,7 @@ def aligns(settings: Settings, labeller: Labeller | None) -> bool:
         )
     if info.hidden is None:
         return False
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         has_states = _hidden_size(_build(settings)) is not None
     if insists and not has_states:
         raise ValueError(
@@ -319,6 +324,7 @@ def fit_network(
         network, aligner = _start(windows, settings, objective, chosen.ridge, gram, seed)
         file = None
         if checkpoints is not None:
+            _tidy(checkpoints)
             key = _digest(windows, held_out, settings, objective, network, n_epochs)
             file = checkpoints / f"{key}.pt"
             files.append(file)
@@ -349,6 +355,14 @@ def fit_network(
     return _wrap(network, settings, windows), outcome
 
 
+def _tidy(folder: Path) -> None:
+    """Remove trainings that were interrupted and not gone on with for a month."""
+    for file in folder.glob("*.p*t"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - file.stat().st_mtime > _CHECKPOINTS_LAST:
+                file.unlink()
+
+
 def _start(
     windows: TrainingWindows,
     settings: Settings,
@@ -358,7 +372,7 @@ def _start(
     seed: int,
 ) -> tuple[nn.Module, nn.Module | None]:
     """Build the network and the aligner, always alike for a seed."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(settings, windows.series[0])
         if isinstance(network, MLPNetwork):

@@ -1,6 +1,7 @@
 """The Darts facade with students trained by gradient."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -182,6 +183,8 @@ def test_an_interrupted_fit_goes_on_and_cleans_up(teacher, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         model.fit(data)
     assert len(list((tmp_path / "training").iterdir())) == 1
+    (tmp_path / "training" / "forgotten.pt").touch()
+    os.utime(tmp_path / "training" / "forgotten.pt", (0, 0))
     monkeypatch.setattr(module, "_validate", original)
     found = make(teacher, student, cache_dir=tmp_path).fit(data).predict(T).values()
     np.testing.assert_array_equal(found, expected)
