@@ -8,6 +8,9 @@ and components, early stopping on the validation span.
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,10 +37,12 @@ __all__ = [
     "summarise",
 ]
 
+_RESULTS = ("mse", "mae", "epochs", "seconds")
+
 #: What is compared: whether there is a teacher, horizon weights, alignment.
 ARMS = ("no teacher", "baseline", "+HW", "+FTA", "full")
 
-_KEY = ("data", "horizon", "lookback", "student", "teacher", "arm", "seed")
+_KEY = ("data", "horizon", "lookback", "student", "teacher", "arm", "seed", "settings")
 
 
 @dataclass(frozen=True)
@@ -83,14 +88,22 @@ def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> S
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
-    frame = pd.read_csv(path)
-    if len(frame.columns) and not pd.api.types.is_numeric_dtype(frame.iloc[:, 0]):
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
+    first = frame.iloc[:, 0] if len(frame.columns) else pd.Series(dtype=float)
+    # Numbers with a few bad cells among them are a component, not time.
+    if (
+        not pd.api.types.is_numeric_dtype(first)
+        and pd.to_numeric(first, errors="coerce").notna().mean() < 0.5
+    ):
         frame = frame.iloc[:, 1:]
     other = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
     if other or not len(frame.columns):
         raise ValueError(
-            f"{path} needs a time column and columns of numbers; {other or 'none'} are not. "
-            "Leave other columns out."
+            f"{path} needs columns of numbers separated by commas, after a time column if there "
+            f"is one. Not numbers: {other or list(first.head(1))}. Mend them or leave them out."
         )
     if frame.isna().to_numpy().any():
         n_missing = int(frame.isna().to_numpy().sum())
@@ -190,45 +203,55 @@ def ablate(
     Returns
     -------
     pandas.DataFrame
-        A row for each run: ``data, horizon, lookback, student, teacher, arm, seed, mse, mae,
-        epochs, seconds``.
+        A row for each run: ``data, horizon, lookback, student, teacher, arm, seed, settings,
+        mse, mae, epochs, seconds``.
 
     Raises
     ------
     ValueError
-        If a span is too short for a window.
+        If a span is too short for a window, a setting cannot be, or the table is not one.
     """
-    for name, size in (("test", len(data.values) - data.validation_stop), ("training", None)):
-        points = data.train_stop - lookback if size is None else size
+    for name, points in (
+        ("test", len(data.values) - data.validation_stop),
+        ("validation", data.validation_stop - data.train_stop),
+        ("training", data.train_stop - lookback),
+    ):
         if points < horizon:
             raise ValueError(
                 f"{data.name}: the {name} span is too short for lookback {lookback} and horizon "
                 f"{horizon}. Give smaller ones, or another split."
             )
-    student_name, teacher_name = labels or (str(student), str(teacher))
-    known = pd.read_csv(table) if table is not None and table.is_file() else None
+    student_name, teacher_name = map(_plain, labels or (str(student), str(teacher)))
+    known = None if table is None else _read_table(table)
     train = TimeSeries.from_values(data.values[: data.train_stop])
     validation = TimeSeries.from_values(
         data.values[data.train_stop - lookback : data.validation_stop]
     )
+
+    def make(arm: str, seed: int) -> DistilledForecaster:
+        return DistilledForecaster(
+            input_chunk_length=lookback,
+            output_chunk_length=horizon,
+            student=student,
+            teacher=teacher,
+            random_state=seed,
+            verbose=verbose,
+            **{**options, **_arm(arm, alpha, tau, beta)},
+        )
+
+    for arm in arms:  # a bad setting shows before the first fit
+        make(arm, 0)
+    name, settings = _plain(data.name), _settings(data, alpha=alpha, tau=tau, beta=beta, **options)
     rows = []
     for seed in seeds:
         for arm in arms:
-            key = (data.name, horizon, lookback, student_name, teacher_name, arm, seed)
+            key = (name, horizon, lookback, student_name, teacher_name, arm, seed, settings)
             found = _find(known, key)
             if found is not None:
                 rows.append(found)
                 continue
             started = time.perf_counter()
-            model = DistilledForecaster(
-                input_chunk_length=lookback,
-                output_chunk_length=horizon,
-                student=student,
-                teacher=teacher,
-                random_state=seed,
-                verbose=verbose,
-                **{**options, **_arm(arm, alpha, tau, beta)},
-            ).fit(train, val_series=validation)
+            model = make(arm, seed).fit(train, val_series=validation)
             mse, mae = score(model.student_, data.values, data.validation_stop, horizon)
             row = dict(zip(_KEY, key, strict=True)) | {
                 "mse": mse,
@@ -242,12 +265,50 @@ def ablate(
     return pd.DataFrame(rows)
 
 
+def _settings(data: Spans, **settings: Any) -> str:
+    """Return what else tells runs apart: settings, and a digest of the data and its split."""
+    digest = hashlib.blake2b(np.ascontiguousarray(data.values).tobytes(), digest_size=4)
+    digest.update(f"{data.train_stop} {data.validation_stop}".encode())
+    told = [f"{name}={value}" for name, value in settings.items() if name != "cache_dir"]
+    return _plain(" ".join([*told, digest.hexdigest()]))
+
+
+def _plain(text: str) -> str:
+    """Return text that needs no quotes in CSV: half a line with quotes spoils those after it."""
+    return re.sub(r'[,"\r\n]+', ";", text)
+
+
+def _read_table(table: Path) -> pd.DataFrame | None:
+    """Return the runs in a table, None if there is none yet; or say that it is not one."""
+    if not table.exists():
+        if not table.parent.is_dir():
+            raise ValueError(f"The folder of the table {table} does not exist.")
+        return None
+    try:
+        # Names stay text (a file may be called 2024.csv), and half a line is none.
+        known = pd.read_csv(
+            table, dtype=str, keep_default_na=False, on_bad_lines="skip", quoting=csv.QUOTE_NONE
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(f"The table {table} cannot be read: {error}") from error
+    missing = [name for name in (*_KEY, *_RESULTS) if name not in known]
+    if missing:
+        raise ValueError(
+            f"The table {table} is not one of runs: it has no {missing}. Name another file."
+        )
+    return known[known["seconds"] != ""]
+
+
 def _find(known: pd.DataFrame | None, key: tuple[Any, ...]) -> dict[str, Any] | None:
     """Return the row of a run that was made before."""
     if known is None:
         return None
-    same = np.logical_and.reduce([known[n] == k for n, k in zip(_KEY, key, strict=True)])
-    return None if not same.any() else known[same].iloc[-1].to_dict()
+    same = np.logical_and.reduce([known[n] == str(k) for n, k in zip(_KEY, key, strict=True)])
+    if not same.any():
+        return None
+    row = known[same].iloc[-1]
+    results = {name: float(row[name]) for name in _RESULTS}
+    return dict(zip(_KEY, key, strict=True)) | results | {"epochs": int(results["epochs"])}
 
 
 def append_row(table: Path, row: dict[str, Any]) -> None:
@@ -258,12 +319,16 @@ def append_row(table: Path, row: dict[str, Any]) -> None:
     table : pathlib.Path
     row : dict
     """
-    is_new = not table.is_file()
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, row)
+    before = table.read_bytes()[-1:] if table.is_file() else None
+    if before is None:
+        writer.writeheader()
+    elif before != b"\n":  # somebody was interrupted in the middle of a line
+        lines.write("\r\n")
+    writer.writerow(row)
     with table.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+        file.write(lines.getvalue())
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:

@@ -110,7 +110,7 @@ class TrainingWindows:
         In units of the series' values.
     hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
     hidden_mean, hidden_spread : numpy.ndarray of float32, shape (D,), or None
-    past_scale, future_scale : numpy.ndarray of float32, shape (2, P) and (2, F), or None
+    past_scale, future_scale : numpy.ndarray of float64, shape (2, P) and (2, F), or None
         Mean and standard deviation of each covariate.
     n_quantiles : int
         Q.
@@ -198,7 +198,11 @@ class TrainingWindows:
                 past[row] = series.past[origin - length : origin]
             if future is not None and series.future is not None:
                 future[row, :length] = series.future[origin - length : origin]
-                future[row, length:] = series.future[start : start + steps]
+                # Where fewer steps are validated on than T, the last may not be known: they
+                # are not looked at either.
+                known = series.future[start : start + steps]
+                future[row, length : length + len(known)] = known
+                future[row, length + len(known) :] = series.future[-1]
         mean = context.mean(axis=1, keepdims=True)
         context -= mean
         power = np.einsum("nlc,nlc->nc", context, context)[:, None] / length
@@ -221,10 +225,10 @@ class TrainingWindows:
         length, first = self.input_chunk_length, self.series[0]
         past = future = None
         if first.past is not None:
-            past = np.empty((n, length, first.past.shape[1]), np.float32)
+            past = np.empty((n, length, first.past.shape[1]))
         if first.future is not None:
             steps = length + self.output_chunk_length
-            future = np.empty((n, steps, first.future.shape[1]), np.float32)
+            future = np.empty((n, steps, first.future.shape[1]))
         return past, future
 
     def _labels(
@@ -246,10 +250,10 @@ class TrainingWindows:
 
 
 def _standardise(covariates: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray | None:
-    """Bring covariates (B, steps, P) to mean 0 and standard deviation 1."""
+    """Bring covariates (B, steps, P) to mean 0 and standard deviation 1, float32."""
     if covariates is None or scale is None:
-        return covariates
-    return (covariates - scale[0]) / scale[1]
+        return None
+    return ((covariates - scale[0]) / scale[1]).astype(np.float32)
 
 
 def _gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "ablate":
             return _ablate(args)
         return _demo(args.teacher, args.output, args.quiet)
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError, OSError) as error:
         print(f"distilts: {error}", file=sys.stderr)
         return 2
 
@@ -126,6 +126,9 @@ def _ablate(args: argparse.Namespace) -> int:
     _check_output(args.output)
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {args.seeds}")
+    names = [path.stem for path in args.data]
+    if len(set(names)) < len(names):
+        raise ValueError(f"files of the same name cannot be told apart in the table: {names}")
     spans = [read_spans(path, args.split) for path in args.data]
     runs = pd.concat(
         [

@@ -82,7 +82,7 @@ def rows_of(
 
     Returns
     -------
-    numpy.ndarray of float32, shape (at most stop - first, n_components)
+    numpy.ndarray of float64, shape (at most stop - first, n_components)
 
     Raises
     ------
@@ -94,7 +94,7 @@ def rows_of(
     >>> series = TimeSeries.from_values(np.zeros(4))
     >>> covariates = TimeSeries.from_values(np.arange(6.0))
     >>> rows_of("future_covariates", covariates, series, 2, 9, least=5).ravel()
-    array([2., 3., 4., 5.], dtype=float32)
+    array([2., 3., 4., 5.])
     """
     if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
         raise ValueError(
@@ -117,7 +117,7 @@ def rows_of(
             f"{name} has {int((~np.isfinite(values)).sum())} missing or infinite values. Fill "
             "them, for instance with darts.utils.missing_values.fill_missing_values."
         )
-    return values.astype(np.float32)
+    return values.astype(np.float64)
 
 
 def add_covariates(

@@ -186,9 +186,9 @@ def distill(
             )
     align = False
     if not is_linear:
-        from distilts_forecaster.gradient import aligns, fit_network, gather_windows
+        from distilts_forecaster.gradient import aligns, fit_network, gather_windows, probe
 
-        align = aligns(settings, labeller)
+        align = aligns(settings, labeller, probe(settings, series[0]))
     n_labels = sum(int(plan.labelled.sum()) for plan in plans)
     labels = None if is_linear or labeller is None else TeacherArray(n_labels)
     on_labels = None if labels is None else lambda index, origins, made: labels.append(made)

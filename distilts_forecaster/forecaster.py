@@ -62,7 +62,8 @@ class DistilledForecaster(GlobalForecastingModel):
 
     ``fit`` asks the teacher for forecasts on windows of the user's own series and
     fits the student to the truth and to those forecasts (DistilTS, Li et al., ICASSP
-    2026, arXiv 2601.12785). ``predict`` runs the student alone: one matrix product.
+    2026, arXiv 2601.12785). ``predict`` runs the student alone: one matrix product, or a
+    small network.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ class DistilledForecaster(GlobalForecastingModel):
         epoch until it is done (an interrupted ``fit`` goes on there). By default the
         platform's cache directory; False keeps them in this process.
     add_encoders : None
-        Reserved for students that take covariates.
+        Not supported: pass calendar features as covariates.
     random_state : int, optional
         Seed of students trained by gradient. The linear student is solved exactly and
         needs none.
@@ -177,20 +178,23 @@ class DistilledForecaster(GlobalForecastingModel):
                 check_integer(name, given, at_least=1)
         if random_state is not None:
             check_integer("random_state", random_state, at_least=0)
+            if random_state >= 2**32:
+                raise ValueError(f"random_state must be below 2**32, got {random_state}.")
         student_settings = check_student(student)
-        check_alignment(alignment, alignment_weight, alignment_dim, student_settings)
+        alpha = check_distillation_weight(distillation_weight)
+        check_alignment(alignment, alignment_weight, alignment_dim, student_settings, alpha)
         check_cache_dir(cache_dir)
         if add_encoders is not None:
             raise ValueError(
-                "The linear student takes no covariates: leave add_encoders=None, got "
-                f"{add_encoders!r}."
+                f"add_encoders is not supported: leave add_encoders=None, got {add_encoders!r}. "
+                'Pass calendar features as future_covariates to fit, with student="mlp".'
             )
         self._settings = Settings(
             input_chunk_length=int(input_chunk_length),
             output_chunk_length=int(output_chunk_length),
             output_chunk_shift=int(output_chunk_shift),
             student=student_settings,
-            distillation_weight=check_distillation_weight(distillation_weight),
+            distillation_weight=alpha,
             horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
             label_budget=label_budget,
             teacher_context=teacher_context,
@@ -259,6 +263,13 @@ class DistilledForecaster(GlobalForecastingModel):
         needed = settings.input_chunk_length + settings.target_stop
         values = check_series("series", series, min_length=needed)
         held_out = None
+        if val_series is None and (
+            val_past_covariates is not None or val_future_covariates is not None
+        ):
+            raise ValueError(
+                "val_past_covariates and val_future_covariates are the covariates of val_series, "
+                "which is None. Pass it too, or leave them out."
+            )
         if val_series is not None:
             checked = check_series(
                 "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
@@ -431,7 +442,8 @@ class DistilledForecaster(GlobalForecastingModel):
         Called by ``historical_forecasts(retrain=False)``; equal to calling
         ``predict`` on each shortened series.
         """
-        _check_student_takes(self._settings.student, past_covariates, future_covariates)
+        if past_covariates is not None or future_covariates is not None:
+            raise ValueError("The model was fitted without covariates: leave them out.")
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,

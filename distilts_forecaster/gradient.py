@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import nn
 
 from distilts_forecaster.alignment import make_aligner
 from distilts_forecaster.batches import TeacherArray, TrainingWindows
+from distilts_forecaster.checkpoints import reserve, training_key
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import Objective
 from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
@@ -24,16 +22,18 @@ from distilts_forecaster.runtime import Forecaster, LinearForecaster
 from distilts_forecaster.students.forecaster import NetworkForecaster, build_network
 from distilts_forecaster.students.linear import Choice, Linear, WindowSums, solve
 from distilts_forecaster.students.networks import DLinearNetwork, MLPNetwork
-from distilts_forecaster.students.training import Trained, train
+from distilts_forecaster.students.training import (
+    Trained,
+    call_network,
+    resolve_device,
+    train,
+)
 from distilts_forecaster.windows import PreparedSeries, complete_windows, history_windows
 
-__all__ = ["Gathered", "aligns", "fit_network", "gather_windows"]
+__all__ = ["Gathered", "aligns", "fit_network", "gather_windows", "probe"]
 
 #: Positions in the student's lookback at which the teacher's hidden states are aligned.
 N_POSITIONS = 8
-
-#: Seconds that an interrupted training is kept.
-_CHECKPOINTS_LAST = 30 * 24 * 3600
 
 #: Windows whose hidden states say how large they are.
 _WINDOWS_FOR_SCALE = 4096
@@ -57,13 +57,66 @@ class Gathered:
     held_out: TrainingWindows | None
 
 
-def aligns(settings: Settings, labeller: Labeller | None) -> bool:
+def probe(settings: Settings, first: PreparedSeries) -> int | None:
+    """Build the student's network and try it, before anything expensive is done.
+
+    Parameters
+    ----------
+    settings : Settings
+    first : PreparedSeries
+        One of the series to fit on: how many components and covariates there are.
+
+    Returns
+    -------
+    int or None
+        Size of the network's hidden states, None if it has none.
+
+    Raises
+    ------
+    TypeError
+        If the user's function does not build a module.
+    ValueError
+        If there is nothing to train, or forecast or hidden states have the wrong shape, or
+        the device is not there.
+    """
+    assert not isinstance(settings.student, Linear)
+    resolve_device(settings.student.training.device)
+    length, steps = settings.input_chunk_length, settings.output_chunk_length
+    components, n_past, n_future = first.raw.shape[1], *_count_covariates(first)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = _build(settings, first).eval()
+        _, hidden = call_network(
+            network,
+            torch.randn(2, length, components),
+            torch.randn(2, length, n_past) if n_past else None,
+            torch.randn(2, length + steps, n_future) if n_future else None,
+            (steps, components, len(settings.quantile_levels)),
+        )
+    if not any(p.requires_grad for p in network.parameters()):
+        raise ValueError(
+            f"{type(network).__name__} has no parameters to train. Is a layer kept in a plain "
+            "list? Use torch.nn.ModuleList."
+        )
+    size = _hidden_size(network)
+    if size is not None and (hidden is None or tuple(hidden.shape) != (2, components, size)):
+        got = "none" if hidden is None else f"shape {tuple(hidden.shape)}"
+        raise ValueError(
+            f"{type(network).__name__} has hidden_size={size!r}, so that its forward must return "
+            f"(forecast, hidden) with hidden (windows, components, hidden_size) = "
+            f"{(2, components, size)}; got {got}."
+        )
+    return size
+
+
+def aligns(settings: Settings, labeller: Labeller | None, hidden_size: int | None) -> bool:
     """Say whether hidden states will be aligned, or raise where they were insisted on.
 
     Parameters
     ----------
     settings : Settings
     labeller : Labeller, optional
+    hidden_size : int or None
+        Of the student's hidden states, None if it has none.
 
     Returns
     -------
@@ -85,17 +138,13 @@ def aligns(settings: Settings, labeller: Labeller | None) -> bool:
             "some; for a Darts torch model name a module: "
             'DartsTeacher(model, hidden_module="..."). Or set alignment="auto" or None.'
         )
-    if info.hidden is None:
-        return False
-    with torch.random.fork_rng(devices=[]):
-        has_states = _hidden_size(_build(settings)) is not None
-    if insists and not has_states:
+    if hidden_size is None and insists:
         raise ValueError(
             f"alignment={settings.alignment!r} needs a student with hidden states: a network with "
             "the attribute hidden_size whose forward returns (forecast, hidden (B, C, "
             'hidden_size)). Or set alignment="auto" or None.'
         )
-    return has_states
+    return info.hidden is not None and hidden_size is not None
 
 
 def _build(settings: Settings, first: PreparedSeries | None = None) -> nn.Module:
@@ -227,7 +276,7 @@ def _scale(covariates: Sequence[np.ndarray | None]) -> np.ndarray | None:
         return None
     values = np.concatenate(arrays).astype(np.float64)
     spread = values.std(axis=0)
-    return np.stack([values.mean(axis=0), np.where(spread > 0, spread, 1.0)]).astype(np.float32)
+    return np.stack([values.mean(axis=0), np.where(spread > 0, spread, 1.0)])
 
 
 def _with_hidden_states(
@@ -310,40 +359,35 @@ def fit_network(
     split = gathered.trial is not gathered.final
     seed = settings.random_state
     record: Trained | None = None
-    # One kept checkpoint for each of the two trainings: the first is done once it is read back.
     stages: list[tuple[TrainingWindows, TrainingWindows | None, WindowSums, str]] = []
     if gathered.held_out is not None:
         stages.append((gathered.trial, gathered.held_out, sums[0], "stopped early"))
     if split or not stages:
         stages.append((gathered.final, None, sums[1], "refit" if stages else "all"))
-    files = []
-    for windows, held_out, gram, name in stages:
-        n_epochs = record.best if name == "refit" and record is not None else None
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**31))
-        network, aligner = _start(windows, settings, objective, chosen.ridge, gram, seed)
-        file = None
-        if checkpoints is not None:
-            _tidy(checkpoints)
-            key = _digest(windows, held_out, settings, objective, network, n_epochs)
-            file = checkpoints / f"{key}.pt"
-            files.append(file)
-        trained = train(
-            network,
-            windows,
-            objective,
-            student.training,
-            held_out,
-            aligner,
-            seed,
-            n_epochs,
-            file,
-            verbose,
-        )
-        seed = trained.seed
-        record = record or trained
-    for file in files:
-        file.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        for windows, held_out, gram, name in stages:
+            n_epochs = record.best if name == "refit" and record is not None else None
+            if seed is None:
+                seed = int(np.random.default_rng().integers(2**31))
+            network, aligner = _start(windows, settings, objective, chosen.ridge, gram, seed)
+            file = None
+            if checkpoints is not None:
+                key = training_key(windows, held_out, settings, objective, network, n_epochs)
+                file = stack.enter_context(reserve(checkpoints, key))
+            trained = train(
+                network,
+                windows,
+                objective,
+                student.training,
+                held_out,
+                aligner,
+                seed,
+                n_epochs,
+                file,
+                verbose,
+            )
+            seed = trained.seed
+            record = record or trained
     assert record is not None
     kind = "factorised" if settings.alignment == "auto" else settings.alignment
     outcome = {
@@ -353,14 +397,6 @@ def fit_network(
         "validation_error": record.best_error,
     }
     return _wrap(network, settings, windows), outcome
-
-
-def _tidy(folder: Path) -> None:
-    """Remove trainings that were interrupted and not gone on with for a month."""
-    for file in folder.glob("*.p*t"):
-        with suppress(OSError):  # another process was faster
-            if time.time() - file.stat().st_mtime > _CHECKPOINTS_LAST:
-                file.unlink()
 
 
 def _start(
@@ -403,48 +439,3 @@ def _wrap(network: nn.Module, settings: Settings, windows: TrainingWindows) -> F
         windows.past_scale,
         windows.future_scale,
     )
-
-
-def _digest(
-    windows: TrainingWindows,
-    held_out: TrainingWindows | None,
-    settings: Settings,
-    objective: Objective,
-    network: nn.Module,
-    n_epochs: int | None,
-) -> str:
-    """Return what tells this training from all others."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (windows, held_out):
-        if part is None:
-            continue
-        for series in part.series:
-            for array in (series.values, series.past, series.future):
-                if array is not None:
-                    digest.update(np.ascontiguousarray(array).data)
-        for array in (part.owner, part.origins, part.has_truth, part.label_row):
-            digest.update(np.ascontiguousarray(array).data)
-        # A few of the teacher's rows tell teachers apart.
-        for array in (part.labels, part.hidden):
-            if array is not None:
-                digest.update(np.ascontiguousarray(array[:: max(1, len(array) // 100)]).data)
-    objective_ = {**asdict(objective), "horizon_weights": objective.horizon_weights.tolist()}
-    student = settings.student
-    described = [
-        type(student).__name__,
-        repr(getattr(student, "training", None)),
-        repr(network),
-        objective_,
-        settings.input_chunk_length,
-        settings.output_chunk_length,
-        settings.output_chunk_shift,
-        settings.alignment,
-        settings.alignment_dim,
-        settings.random_state,
-        n_epochs,
-    ]
-    digest.update(json.dumps(described).encode())
-    if settings.random_state is not None:  # else they start anew each time
-        for weights in network.state_dict().values():
-            digest.update(weights.numpy().tobytes())
-    return digest.hexdigest()

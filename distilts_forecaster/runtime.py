@@ -65,6 +65,21 @@ class Forecaster:
             components, or ``horizon`` is not positive, or beyond
             ``output_chunk_length`` with ``output_chunk_shift > 0``.
         """
+        windows, horizon, given = self._check(contexts, horizon)
+        n, _, components = windows.shape
+        if n <= _WINDOWS_PER_CHUNK:
+            forecasts = self._predict(windows, horizon)
+        else:
+            forecasts = np.empty((n, horizon, components))
+            for start in range(0, n, _WINDOWS_PER_CHUNK):
+                part = slice(start, start + _WINDOWS_PER_CHUNK)
+                forecasts[part] = self._predict(windows[part], horizon)
+        if given == 1:
+            return forecasts[0, :, 0]
+        return forecasts[0] if given == 2 else forecasts
+
+    def _check(self, contexts: np.ndarray, horizon: int | None) -> tuple[np.ndarray, int, int]:
+        """Return contexts as (N, L, C), the horizon, and the dimensions given; or raise."""
         horizon = self.output_chunk_length if horizon is None else horizon
         windows = np.asarray(contexts, dtype=np.float64)
         given = windows.ndim
@@ -74,7 +89,7 @@ class Forecaster:
             windows = windows[:, None]
         if given < 3:
             windows = windows[None]
-        n, length, components = windows.shape
+        _, length, components = windows.shape
         if length < self.input_chunk_length:
             raise ValueError(
                 f"Each context must have at least input_chunk_length="
@@ -92,17 +107,7 @@ class Forecaster:
                 f"forecasts back: horizon must be at most {self.output_chunk_length}, "
                 f"got {horizon}."
             )
-        windows = windows[:, -self.input_chunk_length :]
-        if n <= _WINDOWS_PER_CHUNK:
-            forecasts = self._predict(windows, horizon)
-        else:
-            forecasts = np.empty((n, horizon, components))
-            for start in range(0, n, _WINDOWS_PER_CHUNK):
-                part = slice(start, start + _WINDOWS_PER_CHUNK)
-                forecasts[part] = self._predict(windows[part], horizon)
-        if given == 1:
-            return forecasts[0, :, 0]
-        return forecasts[0] if given == 2 else forecasts
+        return windows[:, -self.input_chunk_length :], horizon, given
 
     def _predict(self, windows: np.ndarray, horizon: int) -> np.ndarray:
         """Forecast (N, L, C) contexts, feeding forecasts back past T."""

@@ -91,6 +91,12 @@ def check_student(student: Any) -> Student:
         return known[student]()
     if isinstance(student, type) and issubclass(student, Student):
         raise TypeError(f"student is the class {student.__name__}; pass {student.__name__}().")
+    if isinstance(student, type):
+        raise TypeError(
+            f"student is the class {student.__name__}; pass a module, or the class as "
+            f"Network({student.__name__}), which is called with (input_chunk_length, "
+            "output_chunk_length, n_quantiles)."
+        )
     if callable(student) and hasattr(student, "state_dict"):
         return Network(Copied(student))
     raise TypeError(
@@ -161,7 +167,9 @@ def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:
     return weights if keep else tuple(weights)
 
 
-def check_alignment(alignment: Any, weight: Any, size: Any, student: Student) -> None:
+def check_alignment(
+    alignment: Any, weight: Any, size: Any, student: Student, alpha: float | str
+) -> None:
     """Raise unless the alignment can be had with this student.
 
     Parameters
@@ -172,12 +180,14 @@ def check_alignment(alignment: Any, weight: Any, size: Any, student: Student) ->
     size : int
         Numbers kept of each hidden state.
     student : Linear, DLinear, ITransformer, MLP or Network
+    alpha : float or "auto"
+        The weight of the teacher.
 
     Raises
     ------
     TypeError, ValueError
         If a value is unknown, or alignment is insisted on and the student has no hidden
-        states.
+        states, or there is no teacher.
     """
     _check_weight("alignment_weight must be a number of at least 0", weight)
     check_integer("alignment_dim", size, at_least=1)
@@ -186,6 +196,11 @@ def check_alignment(alignment: Any, weight: Any, size: Any, student: Student) ->
     if alignment not in ALIGNMENTS:
         raise ValueError(
             f'alignment must be "auto", one of {ALIGNMENTS} or None, got {alignment!r}.'
+        )
+    if alpha == 0:
+        raise ValueError(
+            f"alignment={alignment!r} needs a teacher, and distillation_weight=0 is none: set "
+            'alignment="auto" or None, or a larger distillation_weight.'
         )
     if isinstance(student, (Linear, DLinear)):
         raise ValueError(

@@ -61,9 +61,9 @@ class PreparedSeries:
         Mean and standard deviation of the observed values (1 if constant).
     missing_before : numpy.ndarray of int64, shape (n_points + 1,)
         Number of time steps with a missing value before each index.
-    past : numpy.ndarray of float32, shape (n_points, P), or None
+    past : numpy.ndarray of float64, shape (n_points, P), or None
         Covariates that are known for the context only.
-    future : numpy.ndarray of float32, shape (at least n_points, F), or None
+    future : numpy.ndarray of float64, shape (at least n_points, F), or None
         Covariates that are known for the horizon too, as far ahead as they are.
     """
 

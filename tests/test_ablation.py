@@ -29,6 +29,11 @@ def write(path, n=300, components=2, **columns):
     return path
 
 
+def text(path, content):
+    path.write_text(content)
+    return path
+
+
 def test_files_are_cut_and_standardised_by_the_training_span(tmp_path):
     data = read_spans(write(tmp_path / "mine.csv"))
     assert (data.name, data.train_stop, data.validation_stop) == ("mine", 210, 240)
@@ -59,9 +64,13 @@ def test_gaps_are_filled_with_a_warning(tmp_path):
     ("make", "message"),
     [
         (lambda p: p / "nothing.csv", "no file"),
-        (lambda p: write(p / "words.csv", word=["a", "b", "c"] * 100), r"\['word'\] are not"),
-        (lambda p: write(p / "empty.csv", components=0), "none are not"),
+        (lambda p: write(p / "words.csv", word=["a", "b", "c"] * 100), r"Not numbers: \['word'\]"),
+        (lambda p: write(p / "empty.csv", components=0), "needs columns of numbers"),
         (lambda p: write(p / "tiny.csv", n=2), "cannot be split"),
+        (lambda p: text(p / "void.csv", ""), "void.csv cannot be read as CSV"),
+        (lambda p: text(p / "semicolons.csv", "date;a\n2024;1\n" * 50), "separated by commas"),
+        # A component with a bad cell is not time.
+        (lambda p: text(p / "bad.csv", "a,b\n?,1\n" + "1,2\n" * 50), r"Not numbers: \['a'\]"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused_with_the_reason(tmp_path, make, message):
@@ -138,3 +147,46 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
     path = write(tmp_path / "mine.csv")
     assert main(["ablate", str(path), "--seeds", "0"]) == 2
     assert main(["ablate", str(path), "--output", str(tmp_path / "picture.txt")]) == 2
+
+
+def test_runs_of_other_settings_or_data_are_not_taken_for_these(tmp_path):
+    data = read_spans(write(tmp_path / "2024.csv"))
+    table = tmp_path / "runs.csv"
+    given = {"student": STUDENT, "table": table, "seeds": [0], "arms": ["baseline"]}
+    first = ablate(data, T, L, alpha=0.5, **given)
+    assert ablate(data, T, L, alpha=0.5, **given)["seconds"][0] == first["seconds"][0]
+    assert len(pd.read_csv(table)) == 1
+    ablate(data, T, L, alpha=5.0, **given)
+    ablate(data, T, L, alpha=0.5, label_budget=20, **given)
+    ablate(read_spans(write(tmp_path / "2024.csv", 250)), T, L, alpha=0.5, **given)
+    assert len(pd.read_csv(table)) == 4
+
+
+def test_half_a_line_in_the_table_is_no_run(tmp_path):
+    data = read_spans(write(tmp_path / "mine.csv"))
+    table = tmp_path / "runs.csv"
+    given = {"student": STUDENT, "table": table, "arms": ["baseline"]}
+    whole = ablate(data, T, L, seeds=[0, 1], **given)
+    content = table.read_bytes()
+    table.write_bytes(content[: -len(content.splitlines()[-1]) // 2])
+    again = ablate(data, T, L, seeds=[0, 1], **given)
+    np.testing.assert_allclose(again["mse"], whole["mse"])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [("nowhere/runs.csv", "folder of the table"), ("mine.csv", "not one of runs")],
+)
+def test_a_table_that_cannot_be_is_refused_before_the_first_fit(tmp_path, table, message):
+    data = read_spans(write(tmp_path / "mine.csv"))
+    with pytest.raises(ValueError, match=message):
+        ablate(data, T, L, student=STUDENT, table=tmp_path / table)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        ablate(data, T, L, student=STUDENT, alpha=-1)
+
+
+def test_files_of_one_name_cannot_be_told_apart(tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    paths = [str(write(folder / "mine.csv")) for folder in (tmp_path, tmp_path / "other")]
+    assert main(["ablate", *paths]) == 2
+    assert "same name" in capsys.readouterr().err

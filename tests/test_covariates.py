@@ -161,3 +161,42 @@ def test_rows_are_found_by_time():
     later = covariates.shift(3)
     with pytest.raises(ValueError, match="must reach"):
         rows_of("past_covariates", later, series, 0, 5, least=5)
+
+
+@pytest.mark.parametrize("n", [37, 43, 50, 60])
+def test_short_series_need_no_covariates_beyond_their_end(n):
+    series, signal = made(n, lead=0)
+    student = MLP(hidden_size=8, training=Training(max_epochs=2))
+    model = make(output_chunk_length=12, student=student).fit(series, future_covariates=signal)
+    assert model.training_summary_.windows_seen == n - L - 12 + 1
+
+
+def test_covariates_at_a_high_level_keep_their_precision():
+    series, signal = made(600)
+    level = TimeSeries.from_times_and_values(signal.time_index, 1e9 + signal.values() / 1e3)
+    plain = make().fit(series[:500], future_covariates=signal).predict(T)
+    lifted = make().fit(series[:500], future_covariates=level).predict(T)
+    np.testing.assert_allclose(lifted.values(), plain.values(), rtol=0.02)
+
+
+def test_quantiles_are_forecast_with_covariates():
+    series, signal = made(300)
+    model = make(quantiles=[0.1, 0.5, 0.9]).fit(series[:250], future_covariates=signal)
+    contexts = series.values()[None, 250 - L : 250]
+    future = signal.values()[None, 250 - L : 250 + T]
+    quantiles = model.student_.predict_quantiles(contexts, future_covariates=future)
+    expected = model.predict(T, series=series[:250], future_covariates=signal)
+    np.testing.assert_allclose(quantiles[0, :, :, 1], expected.values(), rtol=1e-6)
+    with pytest.raises(ValueError, match="they are needed"):
+        model.student_.predict_quantiles(contexts)
+    with pytest.raises(ValueError, match=r"must be \(1, 30, 1\), got \(1, 29, 1\)"):
+        model.student_.predict_quantiles(contexts, future_covariates=future[:, 1:])
+    with pytest.raises(ValueError, match="at least input_chunk_length=24 steps, got 20"):
+        model.student_.predict_quantiles(contexts[:, 4:], future_covariates=future)
+
+
+def test_a_backtest_refuses_covariates_that_the_model_does_not_know():
+    series, signal = made(200)
+    model = make(student=MLP(hidden_size=8, training=Training(max_epochs=1))).fit(series)
+    with pytest.raises(ValueError, match="fitted without covariates"):
+        model.historical_forecasts(series, past_covariates=signal, retrain=False, start=150)

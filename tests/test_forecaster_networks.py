@@ -215,3 +215,139 @@ def test_the_bundled_teacher_is_aligned_with_by_default():
     model = make("bundled", STUDENTS["mlp"], cache_dir=None).fit(series(150))
     assert model.training_summary_.alignment == "factorised"
     assert np.isfinite([e.alignment for e in model.training_summary_.epochs]).all()
+
+
+class Plain(torch.nn.Module):
+    """A linear map over the context, wrong in a way of choice."""
+
+    def __init__(self, length=L, steps=T, levels=1, wrong=None, gain=1.0):
+        super().__init__()
+        self.wrong, self.gain = wrong, gain
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(length, steps)])
+        if wrong == "no parameters":
+            layers = list(self.layers)
+            del self.layers
+            self.layers = layers
+        if wrong == "hidden_size":
+            self.hidden_size = 7
+        if wrong == "normalised":
+            self.layers.append(torch.nn.BatchNorm1d(steps))
+
+    def forward(self, context):
+        steps = self.gain * self.layers[0](context.transpose(1, 2)).transpose(1, 2)
+        if self.wrong == "normalised":
+            steps = self.layers[1](steps)
+        return steps[:, 1:] if self.wrong == "shape" else steps
+
+
+BAD_STUDENTS = [
+    (lambda: MLP(training=Training(device="gpu")), ValueError, "device='gpu'.*cannot be used"),
+    (lambda: Network(lambda *sizes: 3), TypeError, "must build a torch.nn.Module, got int"),
+    (lambda: Plain(wrong="shape"), ValueError, r"shape \(2, 5, 1, 1\), expected .*\(2, 6, 1, 1\)"),
+    (lambda: Plain(wrong="no parameters"), ValueError, "no parameters to train"),
+    (lambda: Plain(wrong="hidden_size"), ValueError, "hidden_size=7.*got none"),
+]
+
+
+@pytest.mark.parametrize(("student", "kind", "message"), BAD_STUDENTS)
+def test_students_that_cannot_be_trained_are_refused_before_the_teacher_is_asked(
+    teacher, student, kind, message
+):
+    with pytest.raises(kind, match=message):
+        make(teacher, student()).fit(series())
+    assert teacher.n_asked == 0
+
+
+def test_settings_that_contradict_each_other_are_refused(teacher):
+    with pytest.raises(TypeError, match=r"pass a module, or the class as Network\(Plain\)"):
+        make(teacher, Plain)
+    with pytest.raises(ValueError, match="distillation_weight=0 is none"):
+        make(teacher, "mlp", alignment="linear", distillation_weight=0)
+    with pytest.raises(ValueError, match=r"below 2\*\*32"):
+        make(teacher, "mlp", random_state=2**32)
+    with pytest.raises(ValueError, match="covariates of val_series, which is None"):
+        make(teacher, "mlp").fit(series(), val_past_covariates=series())
+
+
+@pytest.mark.parametrize("n", [60, 61, 62])
+def test_networks_that_normalise_over_a_batch_meet_no_batch_of_one(teacher, n):
+    student = Network(BatchNormed, training=Training(max_epochs=1, batch_size=2))
+    assert len(make(teacher, student, distillation_weight=0).fit(series(n)).predict(T)) == T
+
+
+class BatchNormed(Plain):
+    def __init__(self, *sizes):
+        super().__init__(*sizes, wrong="normalised")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (DLinear(25), DLinear(5)),
+        (ITransformer(16, 2, 32), ITransformer(16, 4, 32)),
+        (Plain(gain=1.0), Plain(gain=5.0)),
+    ],
+)
+def test_a_fit_does_not_go_on_with_the_training_of_another_student(
+    teacher, one, other, tmp_path, monkeypatch
+):
+    import distilts_forecaster.students.training as module
+
+    if isinstance(other, Plain):
+        other.load_state_dict(one.state_dict())
+    data = series()
+    expected = make(teacher, other).fit(data).predict(T).values()
+    original = module._State.save
+
+    def interrupted(self, *args):
+        original(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._State, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(teacher, one, cache_dir=tmp_path).fit(data)
+    monkeypatch.setattr(module._State, "save", original)
+    found = make(teacher, other, cache_dir=tmp_path).fit(data).predict(T).values()
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_damaged_training_starts_again(teacher, content, tmp_path, monkeypatch):
+    import distilts_forecaster.students.training as module
+
+    data, student = series(), STUDENTS["dlinear"]
+    expected = make(teacher, student).fit(data).predict(T).values()
+    original = module._State.save
+
+    def damaged(self, path, *args):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._State, "save", damaged)
+    with pytest.raises(KeyboardInterrupt):
+        make(teacher, student, cache_dir=tmp_path).fit(data)
+    monkeypatch.setattr(module._State, "save", original)
+    with pytest.warns(UserWarning, match="is damaged"):
+        model = make(teacher, student, cache_dir=tmp_path).fit(data)
+    np.testing.assert_array_equal(model.predict(T).values(), expected)
+
+
+def test_two_fits_at_once_without_seeds_stay_two(teacher, tmp_path, monkeypatch):
+    import distilts_forecaster.students.training as module
+
+    data, inner = series(), []
+    original = module._State.save
+
+    def meanwhile(self, *args):
+        original(self, *args)
+        if not inner:
+            inner.append(None)
+            inner.append(make(teacher, STUDENTS["mlp"], random_state=None, cache_dir=tmp_path))
+            inner[1].fit(data)
+
+    monkeypatch.setattr(module._State, "save", meanwhile)
+    outer = make(teacher, STUDENTS["mlp"], random_state=None, cache_dir=tmp_path).fit(data)
+    seen = [m.training_summary_.epochs[0].total for m in (outer, inner[1])]
+    assert seen[0] != seen[1]
+    assert not list((tmp_path / "training").iterdir())

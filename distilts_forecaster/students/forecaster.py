@@ -210,13 +210,11 @@ class NetworkForecaster(Forecaster):
             If the covariates are not those that the student was fitted with, or what
             :meth:`~distilts_forecaster.runtime.Forecaster.predict` raises.
         """
-        horizon = self.output_chunk_length if horizon is None else horizon
-        length, steps = self.input_chunk_length, self.output_chunk_length
-        past = self._scaled("past", past_covariates, self.past_scale, max(0, horizon - steps))
-        future = self._scaled("future", future_covariates, self.future_scale, max(horizon, steps))
+        windows, horizon, _ = self._check(contexts, horizon)
+        past, future = self._check_covariates(windows, horizon, past_covariates, future_covariates)
         if not self.takes_covariates:
             return super().predict(contexts, horizon)
-        windows = np.asarray(contexts, dtype=np.float64)
+        length, steps = self.input_chunk_length, self.output_chunk_length
         parts = [windows]
         done = 0
         while done < horizon:
@@ -232,38 +230,61 @@ class NetworkForecaster(Forecaster):
             done += parts[-1].shape[1]
         return np.concatenate(parts[1:], axis=1)
 
-    def _scaled(
-        self, kind: str, covariates: np.ndarray | None, scale: np.ndarray | None, more: int
-    ) -> np.ndarray | None:
-        """Standardise covariates, or raise where they are missing or not wanted."""
-        if (covariates is None) != (scale is None):
-            raise ValueError(
-                f"This student was fitted {'without' if scale is None else 'with'} {kind} "
-                f"covariates: {'leave them out' if scale is None else 'they are needed'}."
-            )
-        if covariates is None or scale is None:
-            return None
-        expected = (self.input_chunk_length + more, scale.shape[1])
-        if covariates.ndim != 3 or covariates.shape[1:] != expected:
-            raise ValueError(
-                f"{kind}_covariates must be (N, {expected[0]}, {expected[1]}), got "
-                f"{covariates.shape}."
-            )
-        return (covariates - scale[0]) / scale[1]
+    def _check_covariates(
+        self,
+        windows: np.ndarray,
+        horizon: int,
+        past: np.ndarray | None,
+        future: np.ndarray | None,
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Standardise covariates, or raise where they are missing, not wanted or too short."""
+        more = (
+            max(0, horizon - self.output_chunk_length),
+            max(horizon, self.output_chunk_length),
+        )
+        scaled: list[np.ndarray | None] = []
+        for kind, given, scale, steps in zip(
+            ("past", "future"),
+            (past, future),
+            (self.past_scale, self.future_scale),
+            more,
+            strict=True,
+        ):
+            if (given is None) != (scale is None):
+                raise ValueError(
+                    f"This student was fitted {'without' if scale is None else 'with'} {kind} "
+                    f"covariates: {'leave them out' if scale is None else 'they are needed'}."
+                )
+            if given is None or scale is None:
+                scaled.append(None)
+                continue
+            expected = (len(windows), self.input_chunk_length + steps, scale.shape[1])
+            if given.shape != expected:
+                raise ValueError(f"{kind}_covariates must be {expected}, got {given.shape}.")
+            scaled.append((given - scale[0]) / scale[1])
+        return scaled[0], scaled[1]
 
     @property
     def _median(self) -> int:
         """Index of the median among the quantile levels."""
         return self.quantile_levels.index(0.5)
 
-    def predict_quantiles(self, contexts: np.ndarray, horizon: int | None = None) -> np.ndarray:
+    def predict_quantiles(
+        self,
+        contexts: np.ndarray,
+        horizon: int | None = None,
+        past_covariates: np.ndarray | None = None,
+        future_covariates: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Forecast the quantiles of the steps that follow each context.
 
         Parameters
         ----------
-        contexts : numpy.ndarray, shape (N, L, C)
+        contexts : numpy.ndarray, shape (L,), (L, C) or (N, L, C)
         horizon : int, optional
             By default ``output_chunk_length``, and at most that: quantiles are not fed back.
+        past_covariates, future_covariates : numpy.ndarray, optional
+            See :meth:`predict`.
 
         Returns
         -------
@@ -273,16 +294,16 @@ class NetworkForecaster(Forecaster):
         Raises
         ------
         ValueError
-            If ``horizon`` is beyond ``output_chunk_length``.
+            If ``horizon`` is beyond ``output_chunk_length``, or what :meth:`predict` raises.
         """
-        horizon = self.output_chunk_length if horizon is None else horizon
-        if not 1 <= horizon <= self.output_chunk_length:
+        windows, horizon, _ = self._check(contexts, horizon)
+        if horizon > self.output_chunk_length:
             raise ValueError(
                 f"Quantiles are forecast up to output_chunk_length={self.output_chunk_length} "
                 f"steps, got horizon={horizon}."
             )
-        windows = np.asarray(contexts, dtype=np.float64)[:, -self.input_chunk_length :]
-        return self._quantiles(windows)[:, :horizon]
+        past, future = self._check_covariates(windows, horizon, past_covariates, future_covariates)
+        return self._quantiles(windows, past, future)[:, :horizon]
 
     def _step(self, windows: np.ndarray) -> np.ndarray:
         """Forecast the median of T steps for (N, L, C) contexts."""

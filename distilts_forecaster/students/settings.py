@@ -251,7 +251,9 @@ class Network:
         by each ``fit``. The module's ``forward(context)`` gets (B, L, C), each window and
         component of mean 0 and standard deviation 1, and returns the forecast on that scale,
         (B, T, C) or (B, T, C, Q) with quantiles; or a tuple of it and hidden states
-        (B, C, d), with the attribute ``hidden_size`` = d, which alignment acts on.
+        (B, C, d), with the attribute ``hidden_size`` = d, which alignment acts on. A model
+        with a network of your own is loaded with ``DistilledForecaster.load(path,
+        trusted=True)``, and can only be saved if ``build`` can be pickled (no lambda).
     training : Training
 
     Raises

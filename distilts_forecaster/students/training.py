@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from distilts_forecaster.batches import Batch, TrainingWindows
     from distilts_forecaster.objective import Objective
 
-__all__ = ["Trained", "call_network", "train"]
+__all__ = ["Trained", "call_network", "resolve_device", "train"]
 
 #: Windows (times components) validated on at once.
 _ROWS_PER_FORWARD = 4096
@@ -98,12 +99,14 @@ def train(
     ValueError
         If the network's forecast has the wrong shape, or the loss is not finite.
     """
-    device = _device(training.device)
+    device = resolve_device(training.device)
     modules = nn.ModuleList([network] if aligner is None else [network, aligner]).to(device)
     optimiser = torch.optim.AdamW(
         modules.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     n_windows = min(len(windows), training.max_windows_per_epoch or len(windows))
+    if n_windows > 1 and n_windows % training.batch_size == 1:
+        n_windows -= 1  # networks that normalise over a batch cannot take one of one window
     n_batches = -(-n_windows // training.batch_size)
     state = _State(seed=_draw() if seed is None else seed)
     state.load(checkpoint, modules, optimiser, device)
@@ -207,6 +210,9 @@ class _State:
                     "will start again. Pass a writable cache_dir, or cache_dir=False.",
                     stacklevel=4,
                 )
+        except BaseException:  # an interrupt leaves no part of a file
+            part.unlink(missing_ok=True)
+            raise
 
     def load(
         self,
@@ -218,13 +224,24 @@ class _State:
         """Go on from a checkpoint, if there is one."""
         if path is None or not path.is_file():
             return
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        modules.load_state_dict(content["modules"])
-        optimiser.load_state_dict(content["optimiser"])
-        names = [field.name for field in fields(Epoch)]
-        self.epochs = [Epoch(*(epoch[name] for name in names)) for epoch in content["epochs"]]
-        self.seed, self.best = content["seed"], content["best"]
-        self.best_error, self.best_weights = content["best_error"], content["best_weights"]
+        before = copy.deepcopy((modules.state_dict(), optimiser.state_dict()))
+        try:
+            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            epochs = [Epoch(**epoch) for epoch in content["epochs"]]
+            modules.load_state_dict(content["modules"])
+            optimiser.load_state_dict(content["optimiser"])
+            self.seed, self.best = content["seed"], content["best"]
+            self.best_error, self.best_weights = content["best_error"], content["best_weights"]
+            self.epochs = epochs
+        except Exception as error:  # a damaged file fails in many ways
+            modules.load_state_dict(before[0])
+            optimiser.load_state_dict(before[1])
+            warnings.warn(
+                f"The interrupted training {path} is damaged ({error}): it starts again.",
+                stacklevel=4,
+            )
+            with suppress(OSError):
+                path.unlink()
 
 
 def _draw() -> int:
@@ -232,10 +249,31 @@ def _draw() -> int:
     return int(np.random.default_rng().integers(2**31))
 
 
-def _device(name: str) -> torch.device:
-    """Return the device by name; "auto" is a GPU where there is one."""
+def resolve_device(name: str) -> torch.device:
+    """Return the device by name; "auto" is a GPU where there is one.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f'Training(device={name!r}) cannot be used here: {reason} Use device="auto".'
+        ) from error
     return torch.device(name)
 
 
@@ -268,7 +306,7 @@ def _step(
     """Take one step; return total, supervised, distillation and alignment."""
     batch = windows.batch(chosen)
     with _precision(training, device):
-        forecast, hidden = call_network(modules[0], batch, device, windows)
+        forecast, hidden = _forecast(modules[0], batch, device, windows)
     steps = windows.n_truth_steps
     losses = objective.supervised(forecast[:, :steps], _tensor(batch.truth, device)[:, :steps])
     terms = {"supervised": _mean_of_known(losses, windows.has_truth, chosen)}
@@ -313,21 +351,27 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def call_network(
-    network: nn.Module, batch: Batch, device: torch.device, windows: TrainingWindows
+    network: nn.Module,
+    context: Tensor,
+    past: Tensor | None,
+    future: Tensor | None,
+    shape: tuple[int, int, int],
 ) -> tuple[Tensor, Tensor | None]:
-    """Forecast a batch on the scale of errors.
+    """Forecast, with covariates where there are some.
 
     Parameters
     ----------
     network : torch.nn.Module
-    batch : Batch
-    device : torch.device
-    windows : TrainingWindows
-        Says what shape the forecast has to have.
+    context : Tensor, shape (B, L, C)
+    past, future : Tensor or None
+        Covariates, (B, L, P) and (B, L + T, F).
+    shape : tuple of int
+        T, C and Q that the forecast has to have.
 
     Returns
     -------
     forecast : Tensor of float32, shape (B, T, C, Q)
+        On the scale of ``context``.
     hidden : Tensor, shape (B, C, d), or None
 
     Raises
@@ -335,23 +379,28 @@ def call_network(
     ValueError
         If the forecast has another shape.
     """
-    context = _tensor(batch.context, device)
-    covariates = [
-        None if array is None else _tensor(array, device) for array in (batch.past, batch.future)
-    ]
-    takes_covariates = any(c is not None for c in covariates)
-    answer = network(context, *covariates) if takes_covariates else network(context)
+    takes_covariates = past is not None or future is not None
+    answer = network(context, past, future) if takes_covariates else network(context)
     forecast, hidden = answer if isinstance(answer, tuple) else (answer, None)
     if forecast.ndim == 3:
         forecast = forecast[..., None]
-    steps = windows.output_chunk_length
-    expected = (len(context), steps, context.shape[2], windows.n_quantiles)
+    expected = (len(context), *shape)
     if tuple(forecast.shape) != expected:
         raise ValueError(
             f"The network returned a forecast of shape {tuple(forecast.shape)}, expected (windows, "
             f"steps, components, quantiles) = {expected}."
         )
-    return forecast.float() * _tensor(batch.ratio, device)[..., None], hidden
+    return forecast.float(), hidden
+
+
+def _forecast(
+    network: nn.Module, batch: Batch, device: torch.device, windows: TrainingWindows
+) -> tuple[Tensor, Tensor | None]:
+    """Forecast a batch on the scale of errors."""
+    past, future = (None if c is None else _tensor(c, device) for c in (batch.past, batch.future))
+    shape = (windows.output_chunk_length, batch.context.shape[2], windows.n_quantiles)
+    forecast, hidden = call_network(network, _tensor(batch.context, device), past, future, shape)
+    return forecast * _tensor(batch.ratio, device)[..., None], hidden
 
 
 def _validate(
@@ -366,7 +415,7 @@ def _validate(
         for start in range(0, len(held_out), step):
             chosen = np.arange(start, min(start + step, len(held_out)))
             batch = held_out.batch(chosen)
-            forecast, _ = call_network(network, batch, device, held_out)
+            forecast, _ = _forecast(network, batch, device, held_out)
             spread = _tensor(batch.spread, device)
             losses = objective.supervised(
                 forecast[:, :steps] * spread[..., None],
