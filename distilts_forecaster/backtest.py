@@ -27,7 +27,7 @@ def forecast_origins(
     index: int,
     origins: np.ndarray,
     horizon: int,
-    last_points_only: bool,
+    last_points_stride: int | None,
 ) -> Any:
     """Forecast from given points of a series.
 
@@ -42,7 +42,9 @@ def forecast_origins(
     origins : numpy.ndarray of int
         Evenly spaced; the forecast from o follows the context that ends before o.
     horizon : int
-    last_points_only : bool
+    last_points_stride : int or None
+        Steps between origins, where only the last step of each forecast is wanted; None
+        returns whole forecasts.
 
     Returns
     -------
@@ -70,8 +72,8 @@ def forecast_origins(
             yield part, student.predict(contexts, horizon).astype(series.dtype)
 
     shift = student.output_chunk_shift
-    if last_points_only:
-        return _last_points(series, origins, shift + horizon - 1, chunks())
+    if last_points_stride is not None:
+        return _last_points(series, origins, shift + horizon - 1, last_points_stride, chunks())
     return _all_forecasts(series, origins, shift, horizon, chunks())
 
 
@@ -79,11 +81,11 @@ def _last_points(
     series: TimeSeries,
     origins: np.ndarray,
     last: int,
+    stride: int,
     chunks: Iterator[tuple[np.ndarray, np.ndarray]],
 ) -> TimeSeries:
     """Return the last step of each forecast as one series."""
     values = np.concatenate([forecasts[:, -1] for _, forecasts in chunks])
-    stride = int(origins[1] - origins[0]) if len(origins) > 1 else 1
     times = generate_index(
         start=series.start_time() + (int(origins[0]) + last) * series.freq,
         length=len(values),

@@ -153,9 +153,15 @@ def add_covariates(
         ((name, covariates),) = named.items()
         given = as_list(name, covariates, len(targets))
         if given is not None:
+            # No context reaches into the last target.
+            less = target_stop if field == "past" else 0
+            rows = [
+                rows_of(name, c, s, 0, len(s) + ahead, len(s) - less)
+                for c, s in zip(given, targets, strict=True)
+            ]
             prepared = [
-                replace(p, **{field: rows_of(name, c, s, 0, len(s) + ahead, len(s))})
-                for p, c, s in zip(prepared, given, targets, strict=True)
+                replace(p, past=row) if field == "past" else replace(p, future=row)
+                for p, row in zip(prepared, rows, strict=True)
             ]
     return prepared
 

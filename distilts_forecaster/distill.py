@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from distilts_forecaster.batches import TeacherArray
-from distilts_forecaster.labels import Labeller
+from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import (
     SeriesPlan,
@@ -32,12 +34,14 @@ from distilts_forecaster.students.linear import (
     solve,
 )
 from distilts_forecaster.sums import accumulate, accumulate_validation
+from distilts_forecaster.teachers.base import check_quantile_levels
+from distilts_forecaster.teachers.load import load_teacher
 from distilts_forecaster.windows import PreparedSeries, complete_windows
 
 if TYPE_CHECKING:
     from distilts_forecaster.students.training import Epoch
 
-__all__ = ["Distilled", "TrainingSummary", "distill"]
+__all__ = ["Distilled", "TrainingSummary", "distill", "fit_student"]
 
 #: Tried where distillation_weight="auto". Zero is among them: a teacher can be useless.
 ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
@@ -123,6 +127,57 @@ class Distilled:
 
     student: Forecaster
     summary: TrainingSummary
+
+
+def fit_student(
+    series: Sequence[PreparedSeries],
+    settings: Settings,
+    teacher: Any,
+    cache_dir: str | os.PathLike | Literal[False] | None = None,
+    validation: Sequence[PreparedSeries] | None = None,
+    verbose: bool | None = None,
+) -> Distilled:
+    """Fit a student to series and to a teacher as the user wrote it: what facades call.
+
+    Parameters
+    ----------
+    series : sequence of PreparedSeries
+    settings : Settings
+    teacher : object
+        See :func:`~distilts_forecaster.load_teacher`. Not looked at where
+        ``settings.distillation_weight`` is 0.
+    cache_dir : path-like, False or None
+        Where labels are kept, and trainings until they are done; see
+        :func:`~distilts_forecaster.labels.cache_folder`.
+    validation : sequence of PreparedSeries, optional
+    verbose : bool, optional
+
+    Returns
+    -------
+    Distilled
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`distill` and :func:`~distilts_forecaster.load_teacher`, or where the teacher
+        does not know a quantile level.
+    ImportError
+        If student or teacher need an extra that is not installed.
+    """
+    if not isinstance(settings.student, Linear) and importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            f"The student {type(settings.student).__name__} is trained by torch, which is not "
+            'installed: pip install "distilts-forecaster[torch]"'
+        )
+    folder = cache_folder(cache_dir)
+    checkpoints = None if folder is None else folder / "training"
+    if settings.distillation_weight == 0:
+        return distill(series, settings, None, validation, verbose, checkpoints)
+    loaded = load_teacher(teacher)
+    check_quantile_levels(loaded.info, settings.quantile_levels)
+    with closing(open_store(cache_dir, loaded.info.revision is not None)) as store:
+        labeller = Labeller(loaded, store, settings.target_stop, settings.quantile_levels)
+        return distill(series, settings, labeller, validation, verbose, checkpoints)
 
 
 def distill(
@@ -228,7 +283,7 @@ def distill(
             gathered, settings, chosen, (trial, final), checkpoints, verbose
         )
     possible = sum(
-        max(0, len(s) - settings.input_chunk_length - settings.target_stop + 1) for s in series
+        s.count_windows(settings.input_chunk_length + settings.target_stop) for s in series
     )
     summary = TrainingSummary(
         windows_seen=n_windows,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,32 +22,25 @@ from distilts_forecaster.covariates import (
     check_same_covariates,
     covariates_to_predict,
 )
-from distilts_forecaster.distill import distill
-from distilts_forecaster.labels import Labeller, cache_folder, open_store
+from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
-from distilts_forecaster.plan import Settings, Student
+from distilts_forecaster.plan import Student
 from distilts_forecaster.saving import (
     SAVED,
     pack_student,
     portable_parameters,
     unpack_student,
 )
-from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import MLP
-from distilts_forecaster.teachers.base import check_quantile_levels
-from distilts_forecaster.teachers.load import as_specification, load_teacher
+from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.timeseries import like, times_after
 from distilts_forecaster.validation import (
-    check_alignment,
     check_cache_dir,
     check_components,
     check_context,
-    check_distillation_weight,
-    check_horizon_weights,
     check_integer,
-    check_quantiles,
     check_series,
-    check_student,
+    make_settings,
     warn_of_levels,
 )
 from distilts_forecaster.windows import prepare_series
@@ -117,8 +108,9 @@ class DistilledForecaster(GlobalForecastingModel):
         Where the teacher's forecasts and hidden states are kept, and a training after each
         epoch until it is done (an interrupted ``fit`` goes on there). By default the
         platform's cache directory; False keeps them in this process.
-    add_encoders : None
-        Not supported: pass calendar features as covariates.
+    add_encoders : dict, optional
+        Covariates that Darts makes of the time index, for students that take covariates; see
+        :class:`darts.dataprocessing.encoders.SequentialEncoder`.
     random_state : int, optional
         Seed of students trained by gradient. The linear student is solved exactly and
         needs none.
@@ -166,47 +158,31 @@ class DistilledForecaster(GlobalForecastingModel):
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
-        add_encoders: None = None,
+        add_encoders: dict[str, Any] | None = None,
         random_state: int | None = None,
         verbose: bool | None = None,
     ) -> None:
-        check_integer("input_chunk_length", input_chunk_length, at_least=1)
-        check_integer("output_chunk_length", output_chunk_length, at_least=1)
-        check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
-        for name, given in (("label_budget", label_budget), ("teacher_context", teacher_context)):
-            if given is not None:
-                check_integer(name, given, at_least=1)
-        if random_state is not None:
-            check_integer("random_state", random_state, at_least=0)
-            if random_state >= 2**32:
-                raise ValueError(f"random_state must be below 2**32, got {random_state}.")
-        student_settings = check_student(student)
-        alpha = check_distillation_weight(distillation_weight)
-        check_alignment(alignment, alignment_weight, alignment_dim, student_settings, alpha)
         check_cache_dir(cache_dir)
-        if add_encoders is not None:
-            raise ValueError(
-                f"add_encoders is not supported: leave add_encoders=None, got {add_encoders!r}. "
-                'Pass calendar features as future_covariates to fit, with student="mlp".'
-            )
-        self._settings = Settings(
-            input_chunk_length=int(input_chunk_length),
-            output_chunk_length=int(output_chunk_length),
-            output_chunk_shift=int(output_chunk_shift),
-            student=student_settings,
-            distillation_weight=alpha,
-            horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
+        self._settings = make_settings(
+            input_chunk_length=input_chunk_length,
+            output_chunk_length=output_chunk_length,
+            output_chunk_shift=output_chunk_shift,
+            student=student,
+            distillation_weight=distillation_weight,
+            horizon_weights=horizon_weights,
+            alignment=alignment,
+            alignment_weight=alignment_weight,
+            alignment_dim=alignment_dim,
+            quantiles=quantiles,
             label_budget=label_budget,
             teacher_context=teacher_context,
-            alignment=alignment,
-            alignment_weight=float(alignment_weight),
-            alignment_dim=int(alignment_dim),
-            quantile_levels=check_quantiles(quantiles, student_settings),
-            random_state=None if random_state is None else int(random_state),
+            random_state=random_state,
         )
+        if add_encoders:
+            _check_student_takes(self._settings.student, "add_encoders")
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)
-        super().__init__(add_encoders=None)
+        super().__init__(add_encoders=add_encoders)
         del self._teacher
 
     def _extract_model_creation_params(self) -> dict[str, Any]:
@@ -259,9 +235,15 @@ class DistilledForecaster(GlobalForecastingModel):
             If the teacher needs an extra that is not installed.
         """
         settings = self._settings
-        _check_student_takes(settings.student, past_covariates, future_covariates)
+        if past_covariates is not None or future_covariates is not None:
+            _check_student_takes(settings.student, "covariates")
         needed = settings.input_chunk_length + settings.target_stop
         values = check_series("series", series, min_length=needed)
+        encoders = self.initialize_encoders()
+        if encoders.encoding_available:
+            past_covariates, future_covariates = encoders.encode_train(
+                target=series, past_covariates=past_covariates, future_covariates=future_covariates
+            )
         held_out = None
         if val_series is None and (
             val_past_covariates is not None or val_future_covariates is not None
@@ -274,6 +256,12 @@ class DistilledForecaster(GlobalForecastingModel):
             checked = check_series(
                 "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
             )
+            if encoders.encoding_available:
+                val_past_covariates, val_future_covariates = encoders.encode_train(
+                    target=val_series,
+                    past_covariates=val_past_covariates,
+                    future_covariates=val_future_covariates,
+                )
             held_out = add_covariates(
                 val_series,
                 [prepare_series(v) for v in checked],
@@ -293,21 +281,16 @@ class DistilledForecaster(GlobalForecastingModel):
         warn_of_levels(prepared)
         if verbose is None:
             verbose = self.model_params["verbose"]
-        if not isinstance(settings.student, Linear):
-            _require_torch(settings.student)
-        cache_dir = self.model_params["cache_dir"]
-        folder = cache_folder(cache_dir)
-        checkpoints = None if folder is None else folder / "training"
-        if settings.distillation_weight == 0:
-            result = distill(prepared, settings, None, held_out, verbose, checkpoints)
-        else:
-            teacher = load_teacher(self.model_params["teacher"])
-            check_quantile_levels(teacher.info, settings.quantile_levels)
-            lasting = teacher.info.revision is not None
-            with closing(open_store(cache_dir, lasting)) as store:
-                labeller = Labeller(teacher, store, settings.target_stop, settings.quantile_levels)
-                result = distill(prepared, settings, labeller, held_out, verbose, checkpoints)
+        result = fit_student(
+            prepared,
+            settings,
+            self.model_params["teacher"],
+            self.model_params["cache_dir"],
+            held_out,
+            verbose,
+        )
         self._forget_covariates()
+        self.encoders = encoders
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None
@@ -364,9 +347,19 @@ class DistilledForecaster(GlobalForecastingModel):
             infinite values in its last ``input_chunk_length`` steps.
         """
         check_integer("n", n, at_least=1)
-        if series is None:
-            past_covariates = past_covariates or self.past_covariate_series
-            future_covariates = future_covariates or self.future_covariate_series
+        target = self.training_series if series is None else series
+        n_series = 1 if target is None or isinstance(target, TimeSeries) else len(target)
+        if past_covariates is None and self.past_covariate_series is not None:
+            past_covariates = [self.past_covariate_series] * n_series
+        if future_covariates is None and self.future_covariate_series is not None:
+            future_covariates = [self.future_covariate_series] * n_series
+        if target is not None and self.encoders.encoding_available:
+            past_covariates, future_covariates = self.encoders.encode_inference(
+                n=n,
+                target=target,
+                past_covariates=past_covariates,
+                future_covariates=future_covariates,
+            )
         super().predict(
             n,
             series,
@@ -393,7 +386,8 @@ class DistilledForecaster(GlobalForecastingModel):
                 for i, s in enumerate(inputs)
             ]
         )
-        _check_student_takes(self._settings.student, past_covariates, future_covariates)
+        if past_covariates is not None or future_covariates is not None:
+            _check_student_takes(self._settings.student, "covariates")
         covariates = covariates_to_predict(
             inputs, n, self._settings, past_covariates, future_covariates
         )
@@ -444,6 +438,9 @@ class DistilledForecaster(GlobalForecastingModel):
         """
         if past_covariates is not None or future_covariates is not None:
             raise ValueError("The model was fitted without covariates: leave them out.")
+        if predict_kwargs:
+            # predict has no parameters of its own that change a forecast.
+            raise TypeError(f"predict takes none of predict_kwargs, got {sorted(predict_kwargs)}.")
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,
@@ -476,14 +473,43 @@ class DistilledForecaster(GlobalForecastingModel):
             values = check_components(one, index, self._n_components)
             forecasts.append(
                 forecast_origins(
-                    self.student_, one, values, index, origins, forecast_horizon, last_points_only
+                    self.student_,
+                    one,
+                    values,
+                    index,
+                    origins,
+                    forecast_horizon,
+                    None if not last_points_only else stride,
                 )
             )
         return forecasts
 
+    def __copy__(self) -> DistilledForecaster:
+        """Copy everything, the teacher too."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistilledForecaster:
+        """Copy everything but the teacher, which copies as itself."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle and copy the student without torch's classes."""
-        state = self.__dict__.copy()
+        """Return what is saved, by :meth:`save` and with an ensemble that this is a member of.
+
+        A teacher given by name stays with the model. One given as an object (a function, a
+        Darts model) is replaced by a reference: the loaded model forecasts, and says that the
+        teacher is missing when it is to be fitted again. A function given as
+        ``horizon_weights`` is replaced by its weights, a network by its weights' arrays.
+        """
+        parameters = portable_parameters(self.model_params)
+        weights = parameters["horizon_weights"]
+        state = self.__dict__ | {
+            "_model_params": parameters,
+            "_settings": replace(self._settings, horizon_weights=weights),
+        }
         if "student_" in state:
             state["student_"] = pack_student(state["student_"])
         return state
@@ -493,32 +519,6 @@ class DistilledForecaster(GlobalForecastingModel):
         self.__dict__.update(state)
         if "student_" in state:
             self.student_ = unpack_student(state["student_"])
-
-    def save(
-        self, path: str | os.PathLike | Any = None, clean: bool = False, **pkl_kwargs: Any
-    ) -> None:
-        """Save the model; :meth:`load` gets it back.
-
-        A teacher given by name stays with the model. One given as an object (a
-        function, a Darts model) is replaced by a reference: the loaded model
-        forecasts, and says that the teacher is missing when it is to be fitted
-        again. A function given as ``horizon_weights`` is replaced by its weights.
-
-        Parameters
-        ----------
-        path : path-like or file opened with ``open(..., "wb")``, optional
-            By default a name with class and time in the working directory.
-        clean : bool, default False
-            Leave out the training series.
-        **pkl_kwargs
-            Passed to ``pickle.dump``.
-        """
-        portable = copy.copy(self)
-        portable._model_params = portable_parameters(self.model_params)
-        portable._settings = replace(
-            self._settings, horizon_weights=portable._model_params["horizon_weights"]
-        )
-        super(DistilledForecaster, portable).save(path, clean=clean, **pkl_kwargs)
 
     @property
     def input_chunk_length(self) -> int:
@@ -576,33 +576,27 @@ class DistilledForecaster(GlobalForecastingModel):
     ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
         """First and last lag of target, past and future covariates, and the shift."""
         first, last = -self.input_chunk_length, self._settings.target_stop - 1
-        past = (first, -1) if self.uses_past_covariates else (None, None)
-        future = (first, last) if self.uses_future_covariates else (None, None)
+        # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
+        past = (first, -1) if self.supports_past_covariates else (None, None)
+        future = (first, last) if self.supports_future_covariates else (None, None)
         return first, last, *past, *future, self.output_chunk_shift
 
     @property
     def _model_encoder_settings(
         self,
     ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
-        """No encoders: no covariates."""
-        return self.input_chunk_length, self._settings.target_stop, False, False, None, None
+        """What encoders make covariates for."""
+        takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
+        stop = self._settings.target_stop
+        return self.input_chunk_length, stop, takes_past, takes_future, None, None
 
 
-def _require_torch(student: Student) -> None:
-    """Raise ImportError, with the command, unless torch is there."""
-    if importlib.util.find_spec("torch") is None:
-        raise ImportError(
-            f"The student {type(student).__name__} is trained by torch, which is not installed: "
-            'pip install "distilts-forecaster[torch]"'
-        )
-
-
-def _check_student_takes(student: Student, past: object, future: object) -> None:
-    """Raise ValueError if there are covariates and the student takes none."""
-    if (past is not None or future is not None) and not isinstance(student, MLP):
+def _check_student_takes(student: Student, what: str) -> None:
+    """Raise ValueError unless the student takes covariates."""
+    if not isinstance(student, MLP):
         raise ValueError(
-            f"The student {type(student).__name__} takes no covariates: pass the series alone, or "
-            'use student="mlp".'
+            f"The student {type(student).__name__} takes no {what}: pass the series alone, or use "
+            'student="mlp".'
         )
 
 

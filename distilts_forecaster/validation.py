@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distilts_forecaster.objective import ALIGNMENTS, HorizonWeights, resolve_horizon_weights
-from distilts_forecaster.plan import Student
+from distilts_forecaster.plan import Settings, Student
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import MLP, Copied, DLinear, ITransformer, Network
 from distilts_forecaster.windows import PreparedSeries
@@ -26,6 +26,7 @@ __all__ = [
     "check_quantiles",
     "check_series",
     "check_student",
+    "make_settings",
     "warn_of_levels",
 ]
 
@@ -55,6 +56,67 @@ def check_integer(name: str, value: Any, at_least: int) -> None:
         raise TypeError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}.")
+
+
+def make_settings(
+    input_chunk_length: Any,
+    output_chunk_length: Any,
+    output_chunk_shift: Any,
+    student: Any,
+    distillation_weight: Any,
+    horizon_weights: Any,
+    alignment: Any,
+    alignment_weight: Any,
+    alignment_dim: Any,
+    quantiles: Any,
+    label_budget: Any,
+    teacher_context: Any,
+    random_state: Any,
+) -> Settings:
+    """Return what to fit, checked.
+
+    Parameters
+    ----------
+    input_chunk_length, ..., random_state : object
+        Of :class:`~distilts_forecaster.DistilledForecaster`.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not what it can be.
+    """
+    check_integer("input_chunk_length", input_chunk_length, at_least=1)
+    check_integer("output_chunk_length", output_chunk_length, at_least=1)
+    check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
+    for name, given in (("label_budget", label_budget), ("teacher_context", teacher_context)):
+        if given is not None:
+            check_integer(name, given, at_least=1)
+    if random_state is not None:
+        check_integer("random_state", random_state, at_least=0)
+        if random_state >= 2**32:
+            raise ValueError(f"random_state must be below 2**32, got {random_state}.")
+    settings = check_student(student)
+    alpha = check_distillation_weight(distillation_weight)
+    check_alignment(alignment, alignment_weight, alignment_dim, settings, alpha)
+    return Settings(
+        input_chunk_length=int(input_chunk_length),
+        output_chunk_length=int(output_chunk_length),
+        output_chunk_shift=int(output_chunk_shift),
+        student=settings,
+        distillation_weight=alpha,
+        horizon_weights=check_horizon_weights(horizon_weights, int(output_chunk_length)),
+        label_budget=label_budget,
+        teacher_context=teacher_context,
+        alignment=alignment,
+        alignment_weight=float(alignment_weight),
+        alignment_dim=int(alignment_dim),
+        quantile_levels=check_quantiles(quantiles, settings),
+        random_state=None if random_state is None else int(random_state),
+    )
 
 
 def check_student(student: Any) -> Student:

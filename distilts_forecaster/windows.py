@@ -13,7 +13,7 @@ they are needed, so memory does not depend on the number of windows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ __all__ = [
     "history_windows",
     "iterate_chunks",
     "normalise_contexts",
+    "prepare_rows",
     "prepare_series",
     "split_windows",
     "target_windows",
@@ -61,10 +62,14 @@ class PreparedSeries:
         Mean and standard deviation of the observed values (1 if constant).
     missing_before : numpy.ndarray of int64, shape (n_points + 1,)
         Number of time steps with a missing value before each index.
-    past : numpy.ndarray of float64, shape (n_points, P), or None
-        Covariates that are known for the context only.
+    past : numpy.ndarray of float64, shape (at most n_points, P), or None
+        Covariates that are known for the context only. Windows whose context they do not
+        reach are left out.
     future : numpy.ndarray of float64, shape (at least n_points, F), or None
         Covariates that are known for the horizon too, as far ahead as they are.
+    row_length : int or None
+        Where windows were given instead of a series: they lie end to end, ``L + T`` steps
+        each, and no other window is cut.
     """
 
     raw: np.ndarray
@@ -74,10 +79,17 @@ class PreparedSeries:
     missing_before: np.ndarray
     past: np.ndarray | None = None
     future: np.ndarray | None = None
+    row_length: int | None = None
 
     def __len__(self) -> int:
         """Return the number of time steps."""
         return len(self.raw)
+
+    def count_windows(self, length: int) -> int:
+        """Return how many windows of ``length`` steps there are, missing values or not."""
+        if self.row_length is not None:
+            return len(self) // self.row_length
+        return max(0, len(self) - length + 1)
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,30 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
     )
 
 
+def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedSeries:
+    """Standardise windows that were cut elsewhere, all by the same mean and deviation.
+
+    Parameters
+    ----------
+    contexts : numpy.ndarray, shape (N, L)
+    targets : numpy.ndarray, shape (N, T)
+        In the order of time, if they have one: the last are held out.
+
+    Returns
+    -------
+    PreparedSeries
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prepared = prepare_rows(np.ones((3, 4)), np.zeros((3, 2)))
+    >>> np.flatnonzero(complete_windows(prepared, 4, 2))
+    array([ 4, 10, 16])
+    """
+    rows = np.concatenate([contexts, targets], axis=1)
+    return replace(prepare_series(rows.reshape(-1, 1)), row_length=rows.shape[1])
+
+
 def complete_windows(
     series: PreparedSeries, input_chunk_length: int, target_stop: int = 0
 ) -> np.ndarray:
@@ -199,6 +235,10 @@ def complete_windows(
         before = series.missing_before
         last = len(series) - target_stop
         complete[input_chunk_length : last + 1] = before[length:] == before[: len(before) - length]
+    if series.past is not None:
+        complete[len(series.past) + 1 :] = False
+    if series.row_length is not None:
+        complete &= np.arange(len(complete)) % series.row_length == input_chunk_length
     return complete
 
 
@@ -243,8 +283,11 @@ def split_windows(
         complete = complete_windows(series, input_chunk_length, output_chunk_shift + horizon)
         origins = np.flatnonzero(complete)
         if len(origins):
-            start = int(origins[-max(1, round(held_out * len(origins)))])
-            fit_stop = start - horizon + 1
+            first = len(origins) - max(1, round(held_out * len(origins)))
+            start, fit_stop = int(origins[first]), int(origins[first]) - horizon + 1
+            if series.row_length is not None:
+                # Windows that were given may have been cut one step apart.
+                fit_stop = int(origins[max(0, first - horizon + 1)])
             if (origins < fit_stop).sum() >= max(1, len(origins) / 3):
                 return Split(fit_stop, start, horizon)
         horizon //= 2

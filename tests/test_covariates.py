@@ -141,12 +141,75 @@ def test_bad_covariates_are_refused_before_the_teacher_is_asked(teacher):
         make(student="itransformer").fit(series, past_covariates=signal)
 
 
-def test_a_model_asks_for_the_covariates_it_was_fitted_with(fitted):
+def test_predict_falls_back_on_the_covariates_of_fit_for_any_series(fitted):
     model, series, signal = fitted
-    with pytest.raises(ValueError, match="future_covariates"):
-        model.predict(T, series=series)
+    part = series[:520]
+    expected = model.predict(T, series=part, future_covariates=signal)
+    np.testing.assert_array_equal(model.predict(T, series=part).values(), expected.values())
+    several = model.predict(T, series=[part, series[:530]])
+    np.testing.assert_allclose(several[0].values(), expected.values(), rtol=1e-6)
+    late = TimeSeries.from_times_and_values(series.time_index + 500 * series.freq, series.values())
+    with pytest.raises(ValueError, match="future_covariates must reach"):
+        model.predict(T, series=late)
     refitted = make().fit(series, future_covariates=signal).fit(series)
     assert np.isfinite(refitted.predict(T, series=series).values()).all()
+
+
+def test_models_fitted_on_several_series_ask_for_covariates():
+    series, signal = made(300)
+    model = make().fit([series, series], future_covariates=[signal, signal])
+    with pytest.raises(ValueError, match="future_covariates"):
+        model.predict(T, series=series)
+
+
+@pytest.mark.parametrize("kind", ["past_covariates", "future_covariates"])
+def test_a_backtest_that_fits_keeps_to_where_covariates_reach(kind):
+    series, signal = made(120)
+    forecasts = make().historical_forecasts(
+        series, forecast_horizon=2, start=-40, start_format="position", stride=8, retrain=2,
+        last_points_only=False, **{kind: signal[:110]},
+    )  # fmt: skip
+    assert forecasts
+    assert forecasts[-1].end_time() <= signal[:110].end_time() + 3 * series.freq
+
+
+def test_past_covariates_may_end_before_the_last_target():
+    series, signal = made(300)
+    short = make().fit(series, past_covariates=signal[: 300 - T])
+    assert (
+        short.training_summary_.windows_seen
+        == make().fit(series, past_covariates=signal[:300]).training_summary_.windows_seen
+    )
+    with pytest.raises(ValueError, match="past_covariates must reach"):
+        make().fit(series, past_covariates=signal[: 299 - T])
+
+
+def test_encoders_are_covariates():
+    encoders = {"cyclic": {"future": ["hour"]}, "position": {"past": ["relative"]}}
+    series, _ = made(300)
+    times = pd.date_range("2024-01-01", periods=300, freq="h")
+    series = TimeSeries.from_times_and_values(times, series.values())
+    model = make(add_encoders=encoders).fit(series, val_series=series[-150:])
+    made_by_hand = model.generate_fit_predict_encodings(n=T, series=series)
+    by_hand = make().fit(
+        series,
+        past_covariates=model.generate_fit_encodings(series)[0],
+        future_covariates=model.generate_fit_encodings(series)[1],
+        val_series=series[-150:],
+        val_past_covariates=made_by_hand[0],
+        val_future_covariates=made_by_hand[1],
+    )
+    expected = by_hand.predict(
+        T, past_covariates=made_by_hand[0], future_covariates=made_by_hand[1]
+    )
+    np.testing.assert_allclose(model.predict(T).values(), expected.values(), rtol=1e-5)
+    assert model.student_.future_scale.shape == (2, 2)
+    several = make(add_encoders=encoders).fit([series, series])
+    assert len(several.predict(T, series=series[:200])) == T
+    refitting = make(add_encoders=encoders).historical_forecasts(
+        series, forecast_horizon=T, start=-20, start_format="position", stride=10
+    )
+    assert np.isfinite(refitting.values()).all()
 
 
 def test_rows_are_found_by_time():

@@ -1,3 +1,4 @@
+import copy
 import pickle
 import subprocess
 import sys
@@ -8,7 +9,13 @@ import pytest
 from conftest import CountingTeacher, seasonal
 from darts import TimeSeries
 from darts.metrics import mae
-from darts.models import LinearRegressionModel, NaiveSeasonal, RegressionEnsembleModel
+from darts.models import (
+    ConformalNaiveModel,
+    LinearRegressionModel,
+    NaiveEnsembleModel,
+    NaiveSeasonal,
+    RegressionEnsembleModel,
+)
 
 from distilts_forecaster import DistilledForecaster, FunctionTeacher, Linear
 
@@ -303,6 +310,60 @@ def test_a_saved_model_can_also_be_made_from_a_function(tmp_path):
     assert DistilledForecaster.load(tmp_path / "model.pkl").predict(T) == model.predict(T)
 
 
+@pytest.mark.parametrize("wrap", [ConformalNaiveModel, NaiveEnsembleModel])
+@pytest.mark.parametrize("kind", ["lambda", "darts model", "bundled"])
+def test_models_that_hold_one_can_be_saved(wrap, kind, tmp_path):
+    one = series()
+    teacher = {
+        "lambda": lambda contexts, horizon: naive(contexts, horizon),
+        "darts model": LinearRegressionModel(lags=4).fit(one),
+        "bundled": "bundled",
+    }[kind]
+    model = make(teacher)
+    if wrap is ConformalNaiveModel:
+        holder = wrap(model.fit(one), quantiles=[0.1, 0.5, 0.9])
+    else:
+        holder = wrap([model]).fit(one)
+    holder.save(tmp_path / "holder.pkl")
+    loaded = wrap.load(tmp_path / "holder.pkl")
+    np.testing.assert_array_equal(
+        loaded.predict(2, series=one).all_values(), holder.predict(2, series=one).all_values()
+    )
+
+
+def test_a_copy_keeps_the_teacher_and_a_pickle_of_what_is_fitted_does_not():
+    model = make(lambda contexts, horizon: naive(contexts, horizon)).fit(series())
+    copied = copy.deepcopy(model)
+    assert copied.model_params["teacher"] is model.model_params["teacher"]
+    copied.fit(series())
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.predict(T).values(), model.predict(T).values())
+    with pytest.raises(ValueError, match="was given as an object"):
+        loaded.fit(series())
+
+
+@pytest.mark.parametrize("start", [-1, -4])
+def test_the_last_points_have_the_frequency_of_the_stride(start):
+    one = series()
+    model = make(naive).fit(one)
+    given = {"start": start, "start_format": "position", "stride": 3, "forecast_horizon": 1}
+    fast, slow = (
+        model.historical_forecasts(one, retrain=False, enable_optimization=quick, **given)
+        for quick in (True, False)
+    )
+    assert fast.freq == slow.freq == 3 * one.freq
+    pd.testing.assert_index_equal(fast.time_index, slow.time_index)
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+def test_what_predict_does_not_take_is_refused_in_backtests(optimised):
+    model = make(naive).fit(series())
+    with pytest.raises(TypeError, match="unknown"):
+        model.historical_forecasts(
+            series(), retrain=False, enable_optimization=optimised, predict_kwargs={"unknown": 1}
+        )
+
+
 def test_functions_and_paths_among_the_settings_can_be_saved(teacher, tmp_path):
     model = make(teacher, horizon_weights=lambda T: np.ones(T), cache_dir=tmp_path / "cache")
     model.fit(series()).save(tmp_path / "model.pkl")
@@ -394,7 +455,7 @@ BAD_SETTINGS = [
     ({"cache_dir": 3}, TypeError, "cache_dir"),
     ({"cache_dir": __file__}, ValueError, "cache_dir must be a directory"),
     ({"quantiles": [0.1, 0.9]}, ValueError, "quantiles=None"),
-    ({"add_encoders": {"cyclic": {"future": ["hour"]}}}, ValueError, "add_encoders=None"),
+    ({"add_encoders": {"cyclic": {"future": ["hour"]}}}, ValueError, "Linear takes no add_enc"),
     ({"random_state": "seed"}, TypeError, "random_state"),
 ]
 

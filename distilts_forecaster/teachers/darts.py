@@ -172,6 +172,7 @@ class DartsTeacher:
                 random_state=0,
                 show_warnings=False,
                 verbose=False,
+                **self._without_logs(),
             )
         else:
             forecasts = [
@@ -235,7 +236,14 @@ class DartsTeacher:
         hook = network.model.get_submodule(self.info.hidden).register_forward_hook(keep)
         try:
             # One step: a longer forecast would run the module again for each batch.
-            network.predict(n=1, series=series, num_samples=1, show_warnings=False, verbose=False)
+            network.predict(
+                n=1,
+                series=series,
+                num_samples=1,
+                show_warnings=False,
+                verbose=False,
+                **self._without_logs(),
+            )
         finally:
             hook.remove()
         states = np.concatenate(outputs)
@@ -269,6 +277,21 @@ class DartsTeacher:
         if not self.model.supports_multivariate or self._fitted_width() == 1:
             contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
         return [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
+
+    def _without_logs(self) -> dict[str, Any]:
+        """Return the trainer of a torch model that leaves no files where it forecasts.
+
+        A model that was saved clean has lost its settings, and Lightning's own are to write a
+        folder of logs for every call.
+        """
+        if not self._is_torch:
+            return {}
+        from pytorch_lightning import Trainer
+
+        network: Any = self.model
+        settings = {k: v for k, v in network.trainer_params.items() if k != "callbacks"}
+        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        return {"trainer": Trainer(**{**settings, **dict.fromkeys(quiet, False)})}
 
     def _check_module(self, name: str) -> None:
         """Raise ValueError unless the model has this module."""
