@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distilts_forecaster.forecaster import DistilledForecaster
     from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
     from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network, Training
-    from distilts_forecaster.teachers import FunctionTeacher, load_teacher
+    from distilts_forecaster.teachers import Ensemble, FunctionTeacher, load_teacher
     from distilts_forecaster.teachers.darts import DartsTeacher
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ _PUBLIC = {
     "DLinear": "students",
     "DartsTeacher": "teachers.darts",
     "DistilledForecaster": "forecaster",
+    "Ensemble": "teachers",
     "FunctionTeacher": "teachers",
     "ITransformer": "students",
     "Linear": "students",
@@ -40,6 +41,7 @@ __all__ = [
     "DLinear",
     "DartsTeacher",
     "DistilledForecaster",
+    "Ensemble",
     "FunctionTeacher",
     "ITransformer",
     "Linear",

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distilts_forecaster.batches import TeacherArray
+from distilts_forecaster.blending import EnsembleLabeller
 from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import (
@@ -35,6 +36,7 @@ from distilts_forecaster.students.linear import (
 )
 from distilts_forecaster.sums import accumulate, accumulate_validation
 from distilts_forecaster.teachers.base import check_quantile_levels
+from distilts_forecaster.teachers.ensemble import EnsembleTeacher
 from distilts_forecaster.teachers.load import load_teacher
 from distilts_forecaster.windows import PreparedSeries, complete_windows
 
@@ -71,6 +73,8 @@ class TrainingSummary:
     teacher_error : float or None
         Mean squared error of the teacher on all windows with truth, in units of
         each series' variance.
+    teacher_weights : tuple of tuple of float, or None
+        Of an ensemble: the weight of each teacher, at each step.
     distillation_weight : float
         alpha, as given or chosen.
     tau : float or None
@@ -119,6 +123,7 @@ class TrainingSummary:
     alignment: str | None = None
     epochs: tuple[Epoch, ...] = field(default=(), repr=False)
     best_epoch: int | None = None
+    teacher_weights: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,18 @@ def fit_student(
         return distill(series, settings, None, validation, verbose, checkpoints)
     loaded = load_teacher(teacher)
     check_quantile_levels(loaded.info, settings.quantile_levels)
-    with closing(open_store(cache_dir, loaded.info.revision is not None)) as store:
-        labeller = Labeller(loaded, store, settings.target_stop, settings.quantile_levels)
+    members = loaded.teachers if isinstance(loaded, EnsembleTeacher) else (loaded,)
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(closing(open_store(cache_dir, one.info.revision is not None)))
+            for one in members
+        ]
+        request = (settings.target_stop, settings.quantile_levels)
+        labeller = (
+            EnsembleLabeller(loaded, stores, *request)
+            if isinstance(loaded, EnsembleTeacher)
+            else Labeller(loaded, stores[0], *request)
+        )
         return distill(series, settings, labeller, validation, verbose, checkpoints)
 
 
@@ -247,6 +262,9 @@ def distill(
     n_labels = sum(int(plan.labelled.sum()) for plan in plans)
     labels = None if is_linear or labeller is None else TeacherArray(n_labels)
     on_labels = None if labels is None else lambda index, origins, made: labels.append(made)
+    if isinstance(labeller, EnsembleLabeller):
+        with _labelling(labeller, None, "weighing teachers", verbose):
+            labeller.choose_weights(plans, settings)
     with _labelling(labeller, n_labels, "labelling", verbose):
         trial, final, error_by_step = accumulate(plans, settings, labeller, horizon, on_labels)
     held_out = accumulate_validation(plans, validation, settings, horizon)
@@ -305,6 +323,11 @@ def distill(
             "choice": decided - summed,
             "solve" if is_linear else "training": time.perf_counter() - decided,
         },
+        teacher_weights=(
+            tuple(map(tuple, labeller.step_weights[settings.output_chunk_shift :].tolist()))
+            if isinstance(labeller, EnsembleLabeller)
+            else None
+        ),
         **outcome,
     )
     return Distilled(fitted, summary)
@@ -337,7 +360,7 @@ def _check_plans(
 
 @contextmanager
 def _labelling(
-    labeller: Labeller | None, n_windows: int, what: str, verbose: bool | None
+    labeller: Labeller | None, n_windows: int | None, what: str, verbose: bool | None
 ) -> Iterator[None]:
     """Show how far the teacher has come."""
     with tqdm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from distilts_forecaster.distill import TrainingSummary
@@ -20,6 +21,7 @@ from distilts_forecaster.students.settings import (
     Training,
 )
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
+from distilts_forecaster.teachers.ensemble import Ensemble
 
 __all__ = ["SAVED", "pack_student", "portable_parameters", "unpack_student"]
 
@@ -27,6 +29,7 @@ __all__ = ["SAVED", "pack_student", "portable_parameters", "unpack_student"]
 SAVED = (
     Copied,
     DLinear,
+    Ensemble,
     Epoch,
     ITransformer,
     Linear,
@@ -83,6 +86,17 @@ def unpack_student(packed: Any) -> Forecaster:
     return NetworkForecaster.from_state(packed)
 
 
+def _portable_teacher(teacher: Any) -> Any:
+    """Return a name as it is, and a reference to any other teacher."""
+    if isinstance(teacher, os.PathLike):
+        return os.fspath(teacher)
+    if isinstance(teacher, Ensemble):
+        return replace(teacher, members=[_portable_teacher(m) for m in teacher.members])
+    if isinstance(teacher, (str, TeacherReference)):
+        return teacher
+    return TeacherReference(teacher.info)
+
+
 def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     """Replace what cannot or should not be saved: paths, functions, teachers.
 
@@ -107,8 +121,7 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
         for name, value in parameters.items()
     }
-    if not isinstance(portable["teacher"], (str, TeacherReference)):
-        portable["teacher"] = TeacherReference(portable["teacher"].info)
+    portable["teacher"] = _portable_teacher(portable["teacher"])
     if callable(portable["horizon_weights"]):
         horizon = parameters["output_chunk_length"]
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)

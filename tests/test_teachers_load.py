@@ -27,7 +27,7 @@ def test_unknown_names_are_told_what_is_known(name):
         load_teacher(name)
 
 
-@pytest.mark.parametrize("nothing", [None, 3, ["bundled"], FunctionTeacher])
+@pytest.mark.parametrize("nothing", [None, 3, {"bundled"}, FunctionTeacher])
 def test_what_cannot_be_a_teacher_is_refused(nothing):
     with pytest.raises(TypeError, match="teacher must be"):
         load_teacher(nothing)

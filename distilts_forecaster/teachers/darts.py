@@ -86,6 +86,12 @@ class DartsTeacher:
                 f"The Darts model {kind} is not fitted: a teacher must know how to forecast. "
                 "Fit it first, or pass a foundation model."
             )
+        if self._is_torch and model._fit_called and getattr(model, "model", None) is None:
+            raise ValueError(
+                f"The Darts model {kind} has lost its network in a copy: torch models do not "
+                "survive copy.deepcopy, which clone and grid searches make of parameters. Pass "
+                "DartsTeacher(model), which does."
+            )
         if (
             model.uses_past_covariates
             or model.uses_future_covariates

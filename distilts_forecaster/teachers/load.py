@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from distilts_forecaster.teachers.base import Teacher
+from distilts_forecaster.teachers.ensemble import Ensemble, EnsembleTeacher
 from distilts_forecaster.teachers.function import FunctionTeacher
 
 __all__ = ["as_specification", "load_teacher"]
@@ -17,8 +19,8 @@ __all__ = ["as_specification", "load_teacher"]
 _KNOWN = (
     '"bundled"; a hub name such as "amazon/chronos-2", "amazon/chronos-bolt-small" or '
     '"amazon/chronos-t5-small"; the path of a directory with such weights; a Darts forecasting '
-    "model; a function (contexts (N, L, C), horizon) -> (N, T, C); or an object with info and "
-    "forecast"
+    "model, an sktime forecaster, a model of statsforecast; a function (contexts (N, L, C), "
+    "horizon) -> (N, T, C); an object with info and forecast; or a list of these, to be averaged"
 )
 
 
@@ -27,13 +29,13 @@ def as_specification(teacher: Any) -> Any:
 
     Parameters
     ----------
-    teacher : str, path-like, Darts model, callable or Teacher
+    teacher : str, path-like, model, callable, Teacher, or a list of them
 
     Returns
     -------
-    str, path-like or Teacher
+    str, path-like, Teacher or Ensemble
         Names and paths as they are; models and functions wrapped in a teacher
-        whose deep copy is itself.
+        whose deep copy is itself; lists as an :class:`Ensemble`.
 
     Raises
     ------
@@ -51,17 +53,39 @@ def as_specification(teacher: Any) -> Any:
     if isinstance(teacher, (str, os.PathLike)):
         _check_name(teacher)
         return teacher
+    if isinstance(teacher, (list, tuple)):
+        teacher = Ensemble(teacher)
+    if isinstance(teacher, Ensemble):
+        return replace(teacher, members=[as_specification(m) for m in teacher.members])
+    wrapped = _wrap_model(teacher)
+    if wrapped is not None:
+        return wrapped
     if isinstance(teacher, Teacher):
         return teacher
-    # A Darts model can only be given by someone who has imported Darts.
-    darts = sys.modules.get("darts.models.forecasting.forecasting_model")
-    if darts is not None and isinstance(teacher, darts.ForecastingModel):
-        from distilts_forecaster.teachers.darts import DartsTeacher
-
-        return DartsTeacher(teacher)
     if callable(teacher) and not isinstance(teacher, type):
         return FunctionTeacher(teacher)
     raise TypeError(f"teacher must be {_KNOWN}; got {teacher!r}.")
+
+
+def _wrap_model(model: Any) -> Teacher | None:
+    """Wrap a model of another library, None if it is none."""
+    # It can only be given by someone who has imported the library.
+    darts = sys.modules.get("darts.models.forecasting.forecasting_model")
+    if darts is not None and isinstance(model, darts.ForecastingModel):
+        from distilts_forecaster.teachers.darts import DartsTeacher
+
+        return DartsTeacher(model)
+    sktime = sys.modules.get("sktime.forecasting.base")
+    if sktime is not None and isinstance(model, sktime.BaseForecaster):
+        from distilts_forecaster.teachers.sktime import SktimeTeacher
+
+        return SktimeTeacher(model)
+    statsforecast = sys.modules.get("statsforecast.models")
+    if statsforecast is not None and isinstance(model, statsforecast._TS):
+        from distilts_forecaster.teachers.statsforecast import StatsForecastTeacher
+
+        return StatsForecastTeacher(model)
+    return None
 
 
 def _check_name(teacher: str | os.PathLike) -> None:
@@ -92,10 +116,11 @@ def load_teacher(teacher: Any) -> Teacher:
 
     Parameters
     ----------
-    teacher : str, path-like, Darts model, callable or Teacher
+    teacher : str, path-like, model, callable, Teacher, Ensemble, or a list of them
         ``"bundled"``; a hub name or a directory with a model of the Chronos family;
-        a Darts forecasting model; a function ``(contexts (N, L, C), horizon) -> (N,
-        T, C) or (N, T, C, Q)``; or anything with ``info`` and ``forecast``.
+        a Darts model, sktime forecaster or model of statsforecast; a function ``(contexts
+        (N, L, C), horizon) -> (N, T, C) or (N, T, C, Q)``; anything with ``info`` and
+        ``forecast``; or several of these, which are averaged.
 
     Returns
     -------
@@ -115,6 +140,9 @@ def load_teacher(teacher: Any) -> Teacher:
     'Apache-2.0'
     """
     specification = as_specification(teacher)
+    if isinstance(specification, Ensemble):
+        members = [load_teacher(member) for member in specification.members]
+        return EnsembleTeacher(members, specification.weights)
     if isinstance(specification, Teacher):
         return specification
     name = os.fspath(specification)

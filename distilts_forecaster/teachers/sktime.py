@@ -1,0 +1,138 @@
+"""Any sktime forecaster as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
+from tqdm import tqdm
+
+from distilts_forecaster.teachers.base import (
+    TeacherForecast,
+    TeacherInfo,
+    check_name_and_revision,
+    check_quantile_levels,
+)
+
+__all__ = ["SktimeTeacher"]
+
+#: Show progress from so many windows on.
+_SHOW_PROGRESS_FROM = 50
+
+
+class SktimeTeacher:
+    """Wrap an sktime forecaster.
+
+    A forecaster that was pretrained and takes panels forecasts all windows in one call. Any
+    other is cloned and fitted to each window anew: the slow road, some 60 ms for each.
+    Parameters that a fitted forecaster has found are not used; ``pretrain`` keeps them.
+
+    Parameters
+    ----------
+    forecaster : sktime forecaster
+    name, revision : str, optional
+        Give both to keep the labels on disk. Change ``revision`` whenever the forecaster is
+        pretrained again.
+
+    Raises
+    ------
+    TypeError
+        If it is not an sktime forecaster.
+    ValueError
+        If only one of ``name`` and ``revision`` is given.
+
+    Examples
+    --------
+    >>> from sktime.forecasting.naive import NaiveForecaster
+    >>> teacher = SktimeTeacher(NaiveForecaster(sp=4))
+    >>> contexts = np.arange(16, dtype=np.float32).reshape(1, 16, 1)
+    >>> teacher.forecast(contexts, horizon=2, quantile_levels=[0.5]).quantiles.ravel()
+    array([12., 13.], dtype=float32)
+    """
+
+    def __init__(
+        self, forecaster: BaseForecaster, name: str | None = None, revision: str | None = None
+    ) -> None:
+        check_name_and_revision(name, revision)
+        if not isinstance(forecaster, BaseForecaster):
+            raise TypeError(f"forecaster must be an sktime forecaster, got {forecaster!r}.")
+        self.forecaster = forecaster
+        kinds = forecaster.get_tag("y_inner_mtype")
+        takes_panels = "pd-multiindex" in ([kinds] if isinstance(kinds, str) else kinds)
+        # A panel that is fitted on as a whole would make labels depend on their batch.
+        self._is_batched = takes_panels and forecaster.state == "pretrained"
+        self._is_multivariate = bool(forecaster.get_tag("capability:multivariate"))
+        self._has_quantiles = bool(forecaster.get_tag("capability:pred_int"))
+        self.info = TeacherInfo(
+            name=name or type(forecaster).__name__,
+            revision=revision,
+            quantile_levels=(0.005, 0.995) if self._has_quantiles else None,
+        )
+
+    @property
+    def wrapped(self) -> BaseForecaster:
+        """The forecaster: labels without a revision belong to it."""
+        return self.forecaster
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SktimeTeacher:
+        """Return itself: labels belong to this very forecaster."""
+        return self
+
+    def __repr__(self) -> str:
+        """Name the forecaster."""
+        return f"SktimeTeacher({self.info.name!r})"
+
+    def forecast(
+        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+    ) -> TeacherForecast:
+        """Forecast the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+        horizon : int
+        quantile_levels : sequence of float
+            0.5 alone is the point forecast.
+
+        Returns
+        -------
+        TeacherForecast
+        """
+        check_quantile_levels(self.info, quantile_levels)
+        n, length, components = contexts.shape
+        windows = contexts.astype(np.float64)
+        if not self._is_multivariate:
+            windows = windows.transpose(0, 2, 1).reshape(n * components, length, 1)
+        width = windows.shape[2]
+        levels = list(quantile_levels)
+        if self._is_batched:
+            index = pd.MultiIndex.from_product([range(len(windows)), range(length)])
+            made = self._ask(pd.DataFrame(windows.reshape(-1, width), index=index), horizon, levels)
+        else:
+            made = np.concatenate(
+                [
+                    self._ask(pd.DataFrame(window), horizon, levels)
+                    for window in tqdm(
+                        windows,
+                        desc=f"fitting {self.info.name}",
+                        disable=None if len(windows) >= _SHOW_PROGRESS_FROM else True,
+                        leave=False,
+                    )
+                ]
+            )
+        made = made.reshape(len(windows), horizon, width, len(levels))
+        if width != components:
+            made = made.reshape(n, components, horizon, -1).transpose(0, 2, 1, 3)
+        return TeacherForecast(np.ascontiguousarray(made, dtype=np.float32))
+
+    def _ask(self, y: pd.DataFrame, horizon: int, levels: list[float]) -> np.ndarray:
+        """Forecast one window, or a panel of them."""
+        fh = ForecastingHorizon(range(1, horizon + 1))
+        forecaster = self.forecaster.clone().fit(y, fh=fh)
+        if levels == [0.5]:
+            return forecaster.predict(fh).to_numpy()[..., None]
+        # Columns by variable, then by level.
+        return forecaster.predict_quantiles(fh, alpha=levels).to_numpy()
