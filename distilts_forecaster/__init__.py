@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distilts_forecaster.forecaster import DistilledForecaster
     from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
     from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network, Training
+    from distilts_forecaster.tables import from_long, to_long
     from distilts_forecaster.teachers import Ensemble, FunctionTeacher, load_teacher
     from distilts_forecaster.teachers.darts import DartsTeacher
 
@@ -31,9 +32,11 @@ _PUBLIC = {
     "MLP": "students",
     "Network": "students",
     "Training": "students",
+    "from_long": "tables",
     "load_student": "runtime",
     "load_teacher": "teachers",
     "save_student": "runtime",
+    "to_long": "tables",
 }
 
 __all__ = [
@@ -48,9 +51,11 @@ __all__ = [
     "LinearForecaster",
     "Network",
     "Training",
+    "from_long",
     "load_student",
     "load_teacher",
     "save_student",
+    "to_long",
 ]
 
 

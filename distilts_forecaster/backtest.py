@@ -7,17 +7,67 @@ from typing import Any
 
 import numpy as np
 from darts import TimeSeries
+from darts.models.forecasting.forecasting_model import ForecastingModel
+from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.utils import generate_index
 
 from distilts_forecaster.runtime import Forecaster
 from distilts_forecaster.timeseries import like, moved
 from distilts_forecaster.windows import context_windows, iterate_chunks
 
-__all__ = ["forecast_origins"]
+__all__ = ["forecast_origins", "origins_of"]
 
 #: Windows times components forecast at once: float64 contexts of 512 steps that stay in the
 #: processor's cache (half the time of 4,096 rows).
 _ROWS_PER_CHUNK = 512
+
+
+def origins_of(
+    model: ForecastingModel,
+    series: TimeSeries,
+    index: int,
+    start: Any,
+    start_format: str,
+    horizon: int,
+    overlap_end: bool,
+    stride: int,
+    show_warnings: bool,
+) -> np.ndarray:
+    """Return where a backtest forecasts from, by Darts' own rules.
+
+    Parameters
+    ----------
+    model : ForecastingModel
+    series : TimeSeries
+    index : int
+        Of the series among those of the call, for messages.
+    start, start_format, horizon, overlap_end, stride, show_warnings : object
+        See ``historical_forecasts``.
+
+    Returns
+    -------
+    numpy.ndarray of int
+        The step after each context.
+    """
+    first, last, *_ = _get_historical_forecast_boundaries(
+        model=model,
+        series=series,
+        series_idx=index,
+        past_covariates=None,
+        future_covariates=None,
+        start=start,
+        start_format=start_format,
+        forecast_horizon=horizon,
+        overlap_end=overlap_end,
+        stride=stride,
+        freq=series.freq,
+        show_warnings=show_warnings,
+    )
+    bounds = [
+        series.get_index_at_point(point) if point <= series.end_time() else len(series)
+        for point in (first, last)
+    ]
+    return np.arange(bounds[0], bounds[1] + 1, stride)
 
 
 def forecast_origins(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ import pandas as pd
 from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.typing import TimeSeriesLike
-from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.serialization import add_safe_globals
 
-from distilts_forecaster.backtest import forecast_origins
+from distilts_forecaster.backtest import forecast_origins, origins_of
 from distilts_forecaster.covariates import (
     add_covariates,
     check_same_covariates,
@@ -25,12 +23,7 @@ from distilts_forecaster.covariates import (
 from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.plan import Student
-from distilts_forecaster.saving import (
-    SAVED,
-    pack_student,
-    portable_parameters,
-    unpack_student,
-)
+from distilts_forecaster.saving import SAVED, PortableModel
 from distilts_forecaster.students.settings import MLP
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.timeseries import like, times_after
@@ -48,7 +41,7 @@ from distilts_forecaster.windows import prepare_series
 __all__ = ["DistilledForecaster"]
 
 
-class DistilledForecaster(GlobalForecastingModel):
+class DistilledForecaster(PortableModel, GlobalForecastingModel):
     """A tiny forecaster that has learned from a time-series foundation model.
 
     ``fit`` asks the teacher for forecasts on windows of the user's own series and
@@ -449,76 +442,73 @@ class DistilledForecaster(GlobalForecastingModel):
             predict_likelihood_parameters=predict_likelihood_parameters,
             show_warnings=False,
         )
-        forecasts = []
-        for index, one in enumerate(series):
-            first, last, *_ = _get_historical_forecast_boundaries(
-                model=self,
-                series=one,
-                series_idx=index,
-                past_covariates=None,
-                future_covariates=None,
-                start=start,
-                start_format=start_format,
-                forecast_horizon=forecast_horizon,
-                overlap_end=overlap_end,
-                stride=stride,
-                freq=one.freq,
-                show_warnings=show_warnings,
-            )
-            bounds = [
-                one.get_index_at_point(p) if p <= one.end_time() else len(one)
-                for p in (first, last)
-            ]
-            origins = np.arange(bounds[0], bounds[1] + 1, stride)
-            values = check_components(one, index, self._n_components)
-            forecasts.append(
-                forecast_origins(
-                    self.student_,
+        return [
+            forecast_origins(
+                self.student_,
+                one,
+                check_components(one, index, self._n_components),
+                index,
+                origins_of(
+                    self,
                     one,
-                    values,
                     index,
-                    origins,
+                    start,
+                    start_format,
                     forecast_horizon,
-                    None if not last_points_only else stride,
-                )
+                    overlap_end,
+                    stride,
+                    show_warnings,
+                ),
+                forecast_horizon,
+                stride if last_points_only else None,
             )
-        return forecasts
+            for index, one in enumerate(series)
+        ]
 
-    def __copy__(self) -> DistilledForecaster:
-        """Copy everything, the teacher too."""
-        copied = type(self).__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters that the model was made with, as scikit-learn asks for them.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> DistilledForecaster:
-        """Copy everything but the teacher, which copies as itself."""
-        copied = memo[id(self)] = type(self).__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return copied
+        Parameters
+        ----------
+        deep : bool, default True
+            No effect: parameters have none of their own.
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is saved, by :meth:`save` and with an ensemble that this is a member of.
-
-        A teacher given by name stays with the model. One given as an object (a function, a
-        Darts model) is replaced by a reference: the loaded model forecasts, and says that the
-        teacher is missing when it is to be fitted again. A function given as
-        ``horizon_weights`` is replaced by its weights, a network by its weights' arrays.
+        Returns
+        -------
+        dict of str to object
         """
-        parameters = portable_parameters(self.model_params)
-        weights = parameters["horizon_weights"]
-        state = self.__dict__ | {
-            "_model_params": parameters,
-            "_settings": replace(self._settings, horizon_weights=weights),
-        }
-        if "student_" in state:
-            state["student_"] = pack_student(state["student_"])
-        return state
+        return dict(self.model_params)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the student again."""
-        self.__dict__.update(state)
-        if "student_" in state:
-            self.student_ = unpack_student(state["student_"])
+    def set_params(self, **params: Any) -> DistilledForecaster:
+        """Change parameters. The model is new then: it must be fitted again.
+
+        Parameters
+        ----------
+        **params
+            Of the constructor.
+
+        Returns
+        -------
+        DistilledForecaster
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such parameter, or it cannot have such a value; nothing is changed.
+        """
+        unknown = sorted(params.keys() - self.model_params.keys())
+        if unknown:
+            raise ValueError(
+                f"There are no parameters {unknown}; there are {sorted(self.model_params)}."
+            )
+        changed = type(self)(**_copy_parameters({**self.model_params, **params}))
+        self.__dict__ = changed.__dict__
+        return self
+
+    def __sklearn_clone__(self) -> DistilledForecaster:
+        """Return a new model with the same parameters and the same teacher."""
+        return self.untrained_model()
 
     @property
     def input_chunk_length(self) -> int:

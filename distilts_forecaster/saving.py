@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,14 @@ from distilts_forecaster.students.settings import (
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 from distilts_forecaster.teachers.ensemble import Ensemble
 
-__all__ = ["SAVED", "pack_student", "portable_parameters", "unpack_student"]
+__all__ = [
+    "SAVED",
+    "PackedStudent",
+    "PortableModel",
+    "pack_student",
+    "portable_parameters",
+    "unpack_student",
+]
 
 #: Classes that a saved model may name.
 SAVED = (
@@ -127,3 +135,58 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
         portable["horizon_weights"] = weights.tolist()
     return portable
+
+
+class PackedStudent:
+    """Mixin of facades: pickles and copies ``student_`` without torch's classes."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pack the student."""
+        state = dict(super().__getstate__() or {})  # type: ignore[call-overload]
+        if "student_" in state:
+            state["student_"] = pack_student(state["student_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the student again."""
+        state = dict(state)
+        if "student_" in state:
+            state["student_"] = unpack_student(state["student_"])
+        if hasattr(super(), "__setstate__"):
+            super().__setstate__(state)  # type: ignore[misc]
+        else:
+            self.__dict__.update(state)
+
+
+class PortableModel(PackedStudent):
+    """Mixin of the Darts facade: what is saved of it, and what is copied."""
+
+    model_params: Any
+    _settings: Settings
+
+    def __copy__(self) -> PortableModel:
+        """Copy everything, the teacher too."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PortableModel:
+        """Copy everything but the teacher, which copies as itself."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is saved, by ``save`` and with an ensemble that this is a member of.
+
+        A teacher given by name stays with the model. One given as an object (a function, a
+        Darts model) is replaced by a reference: the loaded model forecasts, and says that the
+        teacher is missing when it is to be fitted again. A function given as
+        ``horizon_weights`` is replaced by its weights, a network by its weights' arrays.
+        """
+        parameters = portable_parameters(self.model_params)
+        weights = parameters["horizon_weights"]
+        return super().__getstate__() | {
+            "_model_params": parameters,
+            "_settings": replace(self._settings, horizon_weights=weights),
+        }

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from distilts_forecaster.distill import TrainingSummary, fit_student
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.runtime import Forecaster
-from distilts_forecaster.saving import pack_student, unpack_student
+from distilts_forecaster.saving import PackedStudent
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import check_cache_dir, make_settings, warn_of_levels
 from distilts_forecaster.windows import prepare_rows
@@ -21,7 +21,7 @@ from distilts_forecaster.windows import prepare_rows
 __all__ = ["DistilledRegressor"]
 
 
-class DistilledRegressor(RegressorMixin, BaseEstimator):
+class DistilledRegressor(PackedStudent, RegressorMixin, BaseEstimator):
     """Multi-output regression on windows, with a teacher that knows time series.
 
     Each row of ``X`` is a context, oldest value first; each row of ``y`` the values that
@@ -175,16 +175,3 @@ class DistilledRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle the student without torch's classes."""
-        state = dict(super().__getstate__())
-        if "student_" in state:
-            state["student_"] = pack_student(state["student_"])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the student again."""
-        super().__setstate__(state)
-        if "student_" in state:
-            self.student_ = unpack_student(state["student_"])

@@ -15,7 +15,7 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
 from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
-from distilts_forecaster.saving import pack_student, unpack_student
+from distilts_forecaster.saving import PackedStudent
 from distilts_forecaster.students.settings import MLP, Training
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import (
@@ -54,7 +54,7 @@ class _Instance:
     covariates: np.ndarray | None
 
 
-class DistilledForecaster(BaseForecaster):
+class DistilledForecaster(PackedStudent, BaseForecaster):
     """A tiny forecaster that has learned from a time-series foundation model.
 
     ``fit`` asks the teacher for forecasts on windows of ``y`` and fits the student to the
@@ -317,19 +317,6 @@ class DistilledForecaster(BaseForecaster):
         given = {"future_covariates": np.concatenate(covariates)} if covariates else {}
         forecasts = self.student_.predict(np.concatenate(contexts), horizon, **given)
         return np.split(forecasts, np.cumsum([len(mine) for mine in origins])[:-1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle and copy the student without torch's classes."""
-        state = self.__dict__.copy()
-        if "student_" in state:
-            state["student_"] = pack_student(state["student_"])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the student again."""
-        self.__dict__.update(state)
-        if "student_" in state:
-            self.student_ = unpack_student(state["student_"])
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:

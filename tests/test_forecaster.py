@@ -16,6 +16,7 @@ from darts.models import (
     NaiveSeasonal,
     RegressionEnsembleModel,
 )
+from sklearn.base import clone
 
 from distilts_forecaster import DistilledForecaster, FunctionTeacher, Linear
 
@@ -606,3 +607,23 @@ def test_a_list_of_weights_may_change_afterwards(teacher):
 def test_a_level_that_hides_the_series_from_its_teacher_is_said(teacher):
     with pytest.warns(UserWarning, match="Subtract a constant"):
         make(teacher).fit(series() + 1e8)
+
+
+def test_it_can_be_cloned_and_changed_as_scikit_learn_does():
+    model = make(naive, horizon_weights=[1.0] * T, student=Linear(ridge=0.5)).fit(series())
+    cloned = clone(model)
+    assert not hasattr(cloned, "student_")
+    assert cloned.get_params() == model.get_params()
+    assert cloned.get_params()["teacher"] is model.get_params()["teacher"]
+    np.testing.assert_array_equal(
+        cloned.fit(series()).predict(T).values(), model.predict(T).values()
+    )
+    assert model.set_params(distillation_weight=3.0, teacher="bundled") is model
+    assert model.get_params()["distillation_weight"] == 3.0
+    with pytest.raises(ValueError, match="must be fit before"):
+        model.predict(T)
+    with pytest.raises(ValueError, match=r"no parameters \['alpha'\]"):
+        model.set_params(alpha=1.0)
+    with pytest.raises(ValueError, match="distillation_weight"):
+        model.set_params(distillation_weight=-1.0)
+    assert model.get_params()["distillation_weight"] == 3.0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherInfo
 
@@ -176,6 +175,8 @@ def weights_by_horizon(products: np.ndarray) -> np.ndarray:
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
+    from scipy.optimize import nnls
+
     steps, count, _ = products.shape
     weights = np.full((steps, count), 1 / count)
     for t in range(steps):

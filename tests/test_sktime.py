@@ -1,0 +1,244 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("sktime", reason="needs the extra sktime")
+from conftest import CountingTeacher, seasonal
+from sklearn.base import clone
+from sktime.forecasting.base import ForecastingHorizon
+from sktime.forecasting.compose import (
+    EnsembleForecaster,
+    ForecastingPipeline,
+    TransformedTargetForecaster,
+)
+from sktime.forecasting.model_evaluation import evaluate
+from sktime.forecasting.model_selection import ForecastingGridSearchCV
+from sktime.forecasting.naive import NaiveForecaster
+from sktime.split import ExpandingWindowSplitter, SlidingWindowSplitter
+from sktime.transformations.series.detrend import Detrender
+from sktime.transformations.series.impute import Imputer
+from sktime.utils import check_estimator
+
+from distilts_forecaster.sktime import DistilledForecaster
+
+L, T = 24, 6
+
+
+def made(n=150, components=1, seed=0, index="datetime"):
+    values = seasonal(n, components, seed=seed)
+    times = {
+        "datetime": lambda: pd.date_range("2024-01-01", periods=n, freq="D"),
+        "period": lambda: pd.period_range("2000-01", periods=n, freq="M"),
+        "integer": lambda: pd.RangeIndex(n),
+    }[index]()
+    return pd.DataFrame(values, index=times, columns=[f"y{i}" for i in range(components)])
+
+
+def panel(n_series=3, n=150, levels=1):
+    frames = {
+        (f"region {i % 2}", f"series {i}") if levels == 2 else f"series {i}": made(n, seed=i)
+        for i in range(n_series)
+    }
+    names = [f"level {i}" for i in range(levels)]
+    return pd.concat(frames, names=[*names, "time"]).sort_index()
+
+
+def make(teacher="bundled", **changes):
+    settings = {"input_chunk_length": L, "output_chunk_length": T, "cache_dir": False}
+    return DistilledForecaster(**(settings | {"teacher": teacher} | changes))
+
+
+def test_sktimes_own_checks():
+    results = check_estimator(DistilledForecaster, raise_exceptions=False, verbose=False)
+    failed = {name: result for name, result in results.items() if result != "PASSED"}
+    assert not failed
+    assert len(results) > 500
+
+
+@pytest.mark.parametrize("index", ["datetime", "period", "integer"])
+@pytest.mark.parametrize("components", [1, 2])
+def test_it_is_the_student_that_forecasts(teacher, index, components):
+    y = made(components=components, index=index)
+    forecaster = make(teacher).fit(y)
+    predicted = forecaster.predict([1, 4, 9])
+    expected = forecaster.student_.predict(y.to_numpy(), 9)[[0, 3, 8]]
+    np.testing.assert_allclose(predicted, expected)
+    absolute = ForecastingHorizon(predicted.index, is_relative=False)
+    pd.testing.assert_frame_equal(forecaster.predict(absolute), predicted)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_panel_has_one_student(teacher, levels):
+    y = panel(4, levels=levels)
+    forecaster = make(teacher).fit(y)
+    assert forecaster.training_summary_.windows_seen == 4 * (150 - L - T + 1)
+    predicted = forecaster.predict([1, 2])
+    assert len(predicted) == 8
+    for key, group in y.groupby(level=list(range(levels))):
+        expected = forecaster.student_.predict(group.to_numpy(), 2)
+        np.testing.assert_allclose(predicted.loc[key], expected, atol=1e-6)
+
+
+def test_series_of_a_panel_may_end_at_different_times(teacher):
+    y = panel(2)
+    y = y.drop(index=y.loc[["series 1"]].index[-10:])
+    predicted = make(teacher).fit(y).predict([1])
+    ends = y.groupby(level=0).apply(lambda one: one.index[-1][-1])
+    times = predicted.index.get_level_values(-1)
+    assert times.tolist() == (ends + pd.Timedelta(days=1)).tolist()
+
+
+def test_in_sample_forecasts_are_made_from_what_came_before(teacher):
+    y = made()
+    forecaster = make(teacher).fit(y)
+    fh = ForecastingHorizon(y.index, is_relative=False)
+    fitted = forecaster.predict(fh)
+    position = 80
+    expected = forecaster.student_.predict(y.to_numpy()[:position], 1)[0]
+    np.testing.assert_allclose(fitted.iloc[position], expected, atol=1e-6)
+    changed = y.copy()
+    changed.iloc[position:] += 100.0
+    forecaster.update(changed, update_params=False)
+    again = forecaster.predict(fh)
+    np.testing.assert_allclose(again.iloc[: position + 1], fitted.iloc[: position + 1], atol=1e-6)
+    # Short histories are continued to the left with their first value.
+    padded = np.concatenate([np.full((L - 3, 1), y.iloc[0, 0]), y.to_numpy()[:3]])
+    np.testing.assert_allclose(fitted.iloc[3], forecaster.student_.predict(padded, 1)[0], atol=1e-6)
+
+
+def test_lengths_follow_horizon_and_series(teacher):
+    free = {"input_chunk_length": None, "output_chunk_length": None}
+    cases = ((150, [1, 2, 12], (75, 12)), (150, None, (75, 50)), (30, [1, 24], (15, 10)))
+    for n, fh, expected in cases:
+        student = make(teacher, **free).fit(made(n), fh=fh).student_
+        assert (student.input_chunk_length, student.output_chunk_length) == expected
+    assert make(teacher, **free).fit(made(4), fh=[1]).predict().notna().all(axis=None)
+
+
+def test_pretraining_fits_the_student_and_fit_says_what_to_forecast(teacher):
+    forecaster = make(teacher).pretrain(panel())
+    student, n_asked = forecaster.student_, teacher.n_asked
+    y = made(seed=9)
+    forecaster.fit(y)
+    assert forecaster.student_ is student
+    np.testing.assert_allclose(forecaster.predict([1]), student.predict(y.to_numpy(), 1))
+    forecaster.update(made(170, seed=9)[150:])  # not fitted again: it was pretrained
+    assert forecaster.student_ is student
+    assert teacher.n_asked == n_asked
+    short = made(5, seed=3)
+    assert forecaster.fit(short).predict([1, 2]).notna().all(axis=None)
+    assert make(teacher).fit(y).student_ is not student
+
+
+@pytest.mark.parametrize("y", [made(170), panel(2, 170)])
+def test_updates_move_the_end_and_fit_again_if_asked_to(teacher, y):
+    times = y.index.get_level_values(-1)
+    old, new = y[times < times.unique()[150]], y[times >= times.unique()[150]]
+    moved = make(teacher).fit(old).update(new, update_params=False)
+    pd.testing.assert_index_equal(moved.predict([1]).index, make(teacher).fit(y).predict([1]).index)
+    n_asked = teacher.n_asked
+    refitted = make(teacher).fit(old).update(new)
+    pd.testing.assert_frame_equal(refitted.predict([1, 2]), make(teacher).fit(y).predict([1, 2]))
+    assert teacher.n_asked == n_asked  # all windows were known
+    assert not np.allclose(moved.predict([1]), refitted.predict([1]), atol=1e-9)
+
+
+def test_grids_share_the_labels_of_all_workers(tmp_path):
+    teacher = CountingTeacher(tmp_path / "asked.txt")
+    y = made()
+    grid = {"distillation_weight": [0.5, 1.0], "horizon_weights": [0.0, 1.0]}
+    search = ForecastingGridSearchCV(
+        make(teacher, cache_dir=tmp_path),
+        cv=ExpandingWindowSplitter(fh=[1, 2], initial_window=100, step_length=20),
+        param_grid=grid,
+    ).fit(y)
+    assert len(search.cv_results_) == 4
+    # Each origin with a whole context once, whatever fold or candidate it is in.
+    assert teacher.n_asked == 150 - L + 1
+    assert search.predict([1, 2]).notna().all(axis=None)
+
+
+@pytest.mark.parametrize("build", [
+    lambda f: TransformedTargetForecaster([("detrend", Detrender()), ("forecast", f)]),
+    lambda f: ForecastingPipeline([("impute", Imputer()), ("forecast", f)]),
+    lambda f: EnsembleForecaster([("distilled", f), ("naive", NaiveForecaster(sp=6))]),
+])  # fmt: skip
+def test_it_works_inside_compositions(teacher, build):
+    predicted = build(make(teacher)).fit(made()["y0"], fh=[1, 2, 3]).predict()
+    assert predicted.notna().all()
+
+
+def test_it_can_be_evaluated(teacher):
+    results = evaluate(
+        make(teacher), SlidingWindowSplitter(fh=[1, 2], window_length=100, step_length=20),
+        made()["y0"], strategy="no-update_params",
+    )  # fmt: skip
+    assert results.filter(like="test_").notna().all(axis=None)
+
+
+def test_it_can_be_cloned_by_scikit_learn(teacher):
+    forecaster = make(teacher).fit(made())
+    cloned = clone(forecaster)
+    assert not hasattr(cloned, "student_")
+    assert cloned.get_params()["teacher"].info == teacher.info
+    assert cloned.get_params().keys() == forecaster.get_params().keys()
+
+
+class TestCovariates:
+    @pytest.fixture(autouse=True)
+    def _needs_torch(self):
+        pytest.importorskip("torch", reason="the MLP needs torch")
+
+    def make(self, **changes):
+        from distilts_forecaster import MLP, Training
+
+        training = Training(max_epochs=60, patience=60, learning_rate=3e-3, device="cpu")
+        student = MLP(hidden_size=32, n_blocks=1, dropout=0.0, training=training)
+        return make(student=student, distillation_weight=0, random_state=0, **changes)
+
+    def data(self, n=400):
+        rng = np.random.default_rng(0)
+        index = pd.date_range("2024-01-01", periods=n, freq="h")
+        X = pd.DataFrame({"signal": rng.choice([-1.0, 1.0], size=n)}, index=index)
+        y = pd.DataFrame({"y": 10 * X["signal"] + 0.1 * rng.normal(size=n)}, index=index)
+        return y, X
+
+    def test_what_only_they_know_is_forecast(self):
+        y, X = self.data()
+        forecaster = self.make().fit(y[:-20], X=X[:-20])
+        fh = list(range(1, 21))
+        predicted = forecaster.predict(fh, X=X[-20:])
+        assert np.abs(predicted - y[-20:]).mean(axis=None) < 3.0
+        assert np.abs(make(distillation_weight=0).fit(y[:-20]).predict(fh) - y[-20:]).mean(
+            axis=None
+        ) > 5.0  # fmt: skip
+        flipped = forecaster.predict(fh, X=-X[-20:])
+        assert np.abs(flipped + y[-20:]).mean(axis=None) < 3.0
+
+    def test_panels_have_their_own(self):
+        y, X = self.data()
+        both_y = pd.concat({"a": y[:-20], "b": -y[:-20]}, names=["id", "time"])
+        both_X = pd.concat({"a": X[:-20], "b": -X[:-20]}, names=["id", "time"])
+        after = pd.concat({"a": X[-20:], "b": -X[-20:]}, names=["id", "time"])
+        forecaster = self.make().fit(both_y, X=both_X)
+        predicted = forecaster.predict([1, 2, 3, 4, 5, 6], X=after)
+        assert np.abs(predicted.loc["a"] - y[-20:-14]).mean(axis=None) < 3.0
+        assert np.abs(predicted.loc["b"] + y[-20:-14]).mean(axis=None) < 3.0
+
+    def test_they_are_needed_where_they_were_fitted_with(self):
+        y, X = self.data(100)
+        forecaster = self.make().fit(y[:-20], X=X[:-20])
+        with pytest.raises(ValueError, match="covariates"):
+            forecaster.predict([1])
+
+
+def test_bad_input_is_refused_before_the_teacher_is_asked(teacher):
+    with pytest.raises(ValueError, match="20 points, at least 30 are needed"):
+        make(teacher).fit(made(20))
+    with pytest.raises(ValueError, match="Unknown student"):
+        make(teacher, student="lstm")
+    with pytest.raises(ValueError, match="Unknown teacher"):
+        make("nobody").fit(made())
+    with pytest.raises(ValueError, match="at least 1"):
+        make(teacher, input_chunk_length=0).fit(made())
+    assert teacher.n_asked == 0
