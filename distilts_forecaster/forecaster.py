@@ -14,7 +14,7 @@ from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.typing import TimeSeriesLike
 from darts.utils.serialization import add_safe_globals
 
-from distilts_forecaster.backtest import forecast_origins, origins_of
+from distilts_forecaster.backtest import backtest
 from distilts_forecaster.covariates import (
     add_covariates,
     check_same_covariates,
@@ -442,28 +442,19 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
             predict_likelihood_parameters=predict_likelihood_parameters,
             show_warnings=False,
         )
-        return [
-            forecast_origins(
-                self.student_,
-                one,
-                check_components(one, index, self._n_components),
-                index,
-                origins_of(
-                    self,
-                    one,
-                    index,
-                    start,
-                    start_format,
-                    forecast_horizon,
-                    overlap_end,
-                    stride,
-                    show_warnings,
-                ),
-                forecast_horizon,
-                stride if last_points_only else None,
-            )
-            for index, one in enumerate(series)
-        ]
+        return backtest(
+            self,
+            self.student_,
+            series,
+            [check_components(one, i, self._n_components) for i, one in enumerate(series)],
+            forecast_horizon,
+            stride,
+            last_points_only,
+            start=start,
+            start_format=start_format,
+            overlap_end=overlap_end,
+            show_warnings=show_warnings,
+        )
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters that the model was made with, as scikit-learn asks for them.
