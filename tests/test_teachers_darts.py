@@ -6,6 +6,7 @@ from conftest import seasonal
 from darts import TimeSeries
 from darts.models import ExponentialSmoothing, LinearRegressionModel, NaiveSeasonal
 
+from distilts_forecaster.teachers import darts as darts_teachers
 from distilts_forecaster.teachers import load_teacher
 from distilts_forecaster.teachers.darts import DartsTeacher
 
@@ -194,3 +195,101 @@ class TestHiddenStates:
             DartsTeacher(model, hidden_module="encoder")
         with pytest.raises(ValueError, match="needs a fitted torch model"):
             DartsTeacher(NaiveSeasonal(), hidden_module="encoder")
+
+
+class TestTimesFM:
+    @pytest.fixture
+    def checkpoint(self, tmp_path, monkeypatch):
+        """Save a tiny network in the published format, and give it out as the hub's."""
+        pytest.importorskip("torch", reason="TimesFM needs torch")
+        import dataclasses
+
+        from darts.models.components import huggingface_connector
+        from darts.models.forecasting import timesfm2p5_model as published
+        from safetensors.torch import save_file
+
+        sizes = {"input_dims": 64, "hidden_dims": 16, "output_dims": 16}
+        definition = published._TimesFM2p5_200M_Definition()
+        narrow = dataclasses.replace(
+            definition.stacked_transformers.transformer,
+            model_dims=16, hidden_dims=16, num_heads=2,
+        )  # fmt: skip
+        config = dataclasses.replace(
+            definition,
+            tokenizer=dataclasses.replace(definition.tokenizer, **sizes),
+            stacked_transformers=dataclasses.replace(
+                definition.stacked_transformers, num_layers=1, transformer=narrow
+            ),
+            output_projection_point=dataclasses.replace(
+                definition.output_projection_point, **(sizes | {"input_dims": 16,
+                "output_dims": 1280}),
+            ),
+            output_projection_quantiles=dataclasses.replace(
+                definition.output_projection_quantiles, **(sizes | {"input_dims": 16,
+                "output_dims": 10240}),
+            ),
+        )  # fmt: skip
+        monkeypatch.setattr(published._TimesFM2p5Module, "config", config)
+        fetched = []
+
+        def fetch(repo_id, filename, revision=None, **given):
+            fetched.append((repo_id, revision))
+            return str(tmp_path / filename)
+
+        monkeypatch.setattr(huggingface_connector, "hf_hub_download", fetch)
+        darts_teachers.timesfm.cache_clear()
+        (tmp_path / "config.json").write_text("{}")
+        load = huggingface_connector.HuggingFaceConnector.load_model_weights
+
+        def save_and_load(self, module):
+            if not (tmp_path / "model.safetensors").exists():
+                weights = {k: v.contiguous() for k, v in module.state_dict().items()}
+                save_file(weights, tmp_path / "model.safetensors")
+            load(self, module)
+
+        monkeypatch.setattr(
+            huggingface_connector.HuggingFaceConnector, "load_model_weights", save_and_load
+        )
+        yield fetched
+        darts_teachers.timesfm.cache_clear()
+
+    def test_is_asked_for_by_its_hub_name(self, checkpoint):
+        teacher = load_teacher("google/timesfm-2.5-200m-pytorch")
+        assert not checkpoint  # nothing is fetched before the first window
+        contexts = np.random.default_rng(0).normal(size=(3, 64, 2)).astype(np.float32)
+        labels = teacher.forecast(contexts, 140, (0.5,)).quantiles
+        assert labels.shape == (3, 140, 2, 1)
+        assert np.isfinite(labels).all()
+        assert {name for name, _ in checkpoint} == {"google/timesfm-2.5-200m-pytorch"}
+        assert {revision for _, revision in checkpoint} == {teacher.info.revision}
+        assert load_teacher("google/timesfm-2.5-200m-pytorch") is teacher
+        alone = teacher.forecast(contexts[1:2], 140, (0.5,)).quantiles
+        np.testing.assert_allclose(alone, labels[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_torch_teachers_leave_no_logs(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs torch")
+    from darts.models import NLinearModel
+
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    model = NLinearModel(8, 2, n_epochs=1, pl_trainer_kwargs=quiet)
+    model.fit(TimeSeries.from_values(np.arange(40, dtype=np.float32)))
+    model.save(str(tmp_path / "model.pt"), clean=True)
+    loaded = NLinearModel.load(str(tmp_path / "model.pt"), map_location="cpu")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    DartsTeacher(loaded).forecast(np.ones((2, 8, 1), np.float32), 2, (0.5,))
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_network_lost_in_a_copy_is_noticed():
+    pytest.importorskip("torch", reason="needs torch")
+    import copy
+
+    from darts.models import NLinearModel
+
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    model = NLinearModel(8, 2, n_epochs=1, pl_trainer_kwargs=quiet)
+    model.fit(TimeSeries.from_values(np.arange(40, dtype=np.float32)))
+    with pytest.raises(ValueError, match="lost its network"):
+        DartsTeacher(copy.deepcopy(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from distilts_forecaster.teachers.base import (
     check_quantile_levels,
 )
 
-__all__ = ["DartsTeacher"]
+__all__ = ["DartsTeacher", "timesfm"]
+
+#: Steps that TimesFM is shown at most, and forecasts in one pass.
+_TIMESFM_CONTEXT, _TIMESFM_HORIZON = 1024, 128
 
 #: Sample paths drawn from a probabilistic model for each quantile forecast.
 SAMPLES = 200
@@ -325,3 +329,42 @@ def _context_length(model: ForecastingModel) -> int | None:
         return None
     first = model.extreme_lags[0]
     return None if first is None else -first
+
+
+@lru_cache(maxsize=1)
+def timesfm(name: str) -> DartsTeacher:
+    """Return TimesFM 2.5, run by Darts; its weights are fetched for the first window.
+
+    It forecasts the median, up to 128 steps at once, from up to 1,024 steps. Kept in the
+    process: a backtest that fits a hundred times loads it once.
+
+    Parameters
+    ----------
+    name : str
+        Of the weights on the hub.
+
+    Returns
+    -------
+    DartsTeacher
+
+    Raises
+    ------
+    ImportError
+        If torch or Darts' torch models are not installed.
+    """
+    try:
+        from darts.models import TimesFM2p5Model
+
+        model = TimesFM2p5Model(
+            input_chunk_length=(1, _TIMESFM_CONTEXT),
+            output_chunk_length=_TIMESFM_HORIZON,
+            hub_model_name=name,
+            pl_trainer_kwargs={"logger": False, "enable_progress_bar": False},
+        )
+    except (ImportError, TypeError) as error:  # Darts puts a stub where torch is missing
+        raise ImportError(
+            f"Teacher {name!r} needs Darts with torch: "
+            'pip install "distilts-forecaster[chronos]"'
+        ) from error
+    revision = str(model.model_params["hub_model_revision"])
+    return DartsTeacher(model, name=name, revision=revision, licence="Apache-2.0")

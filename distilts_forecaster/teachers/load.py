@@ -16,11 +16,15 @@ from distilts_forecaster.teachers.function import FunctionTeacher
 
 __all__ = ["as_specification", "load_teacher"]
 
+#: TimesFM 2.5 on the hub, which Darts runs.
+_TIMESFM = "google/timesfm-2.5-200m-pytorch"
+
 _KNOWN = (
     '"bundled"; a hub name such as "amazon/chronos-2", "amazon/chronos-bolt-small" or '
-    '"amazon/chronos-t5-small"; the path of a directory with such weights; a Darts forecasting '
-    "model, an sktime forecaster, a model of statsforecast; a function (contexts (N, L, C), "
-    "horizon) -> (N, T, C); an object with info and forecast; or a list of these, to be averaged"
+    '"google/timesfm-2.5-200m-pytorch"; the path of a directory with such weights; a Darts '
+    "forecasting model, an sktime forecaster, a model of statsforecast; a function (contexts (N, "
+    "L, C), horizon) -> (N, T, C); an object with info and forecast; or a list of these, to be "
+    "averaged"
 )
 
 
@@ -148,6 +152,10 @@ def load_teacher(teacher: Any) -> Teacher:
     name = os.fspath(specification)
     if name == "bundled":
         return _bundled()
+    if name == _TIMESFM:
+        from distilts_forecaster.teachers.darts import timesfm
+
+        return timesfm(name)
     from distilts_forecaster.teachers.chronos import ChronosTeacher, from_hub
 
     return ChronosTeacher(name) if Path(name).is_dir() else from_hub(name)
