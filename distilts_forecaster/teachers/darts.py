@@ -363,8 +363,7 @@ def timesfm(name: str) -> DartsTeacher:
         )
     except (ImportError, TypeError) as error:  # Darts puts a stub where torch is missing
         raise ImportError(
-            f"Teacher {name!r} needs Darts with torch: "
-            'pip install "distilts-forecaster[chronos]"'
+            f'Teacher {name!r} needs Darts with torch: pip install "distilts-forecaster[chronos]"'
         ) from error
     revision = str(model.model_params["hub_model_revision"])
     return DartsTeacher(model, name=name, revision=revision, licence="Apache-2.0")
