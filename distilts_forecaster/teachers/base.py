@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __all__ = [
     "TeacherForecast",
     "TeacherInfo",
     "TeacherReference",
+    "WrappedTeacher",
     "check_quantile_levels",
     "interpolate_quantiles",
 ]
@@ -221,6 +222,28 @@ def interpolate_quantiles(
     share = (np.asarray(wanted) - levels[right - 1]) / (levels[right] - levels[right - 1])
     share = share.astype(np.result_type(quantiles, np.float32))  # float32 stays float32
     return quantiles[..., right - 1] * (1 - share) + quantiles[..., right] * share
+
+
+class WrappedTeacher:
+    """What teachers made of somebody else's model have in common.
+
+    Attributes
+    ----------
+    info : TeacherInfo
+    wrapped : object
+        The model: labels without a revision belong to this very object.
+    """
+
+    info: TeacherInfo
+    wrapped: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WrappedTeacher:
+        """Return itself: a copied model is another one, and a copied torch model a broken one."""
+        return self
+
+    def __repr__(self) -> str:
+        """Name the model."""
+        return f"{type(self).__name__}({self.info.name!r})"
 
 
 @dataclass(frozen=True)

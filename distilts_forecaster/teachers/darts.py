@@ -14,6 +14,7 @@ from tqdm import tqdm
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
+    WrappedTeacher,
     check_name_and_revision,
     check_quantile_levels,
 )
@@ -30,7 +31,7 @@ SAMPLES = 200
 _SHOW_PROGRESS_FROM = 50
 
 
-class DartsTeacher:
+class DartsTeacher(WrappedTeacher):
     """Wrap a Darts model.
 
     A fitted global model forecasts all windows in one call. A foundation model of
@@ -116,7 +117,7 @@ class DartsTeacher:
             if self._is_torch  # unfitted, it cannot say yet whether it is
             else model.supports_probabilistic_prediction
         )
-        self.model = model
+        self.model = self.wrapped = model
         if hidden_module is not None:
             self._check_module(hidden_module)
         longest = None if self._is_foundation else _context_length(model)
@@ -129,19 +130,6 @@ class DartsTeacher:
             quantile_levels=(0.01, 0.99) if self._is_probabilistic else None,
             hidden=hidden_module,
         )
-
-    @property
-    def wrapped(self) -> ForecastingModel:
-        """The model: labels without a revision belong to it."""
-        return self.model
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DartsTeacher:
-        """Return itself: a deep copy of a fitted torch model loses its network."""
-        return self
-
-    def __repr__(self) -> str:
-        """Name the model."""
-        return f"DartsTeacher({self.info.name!r})"
 
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
+    WrappedTeacher,
     check_name_and_revision,
     check_quantile_levels,
 )
@@ -23,7 +23,7 @@ __all__ = ["SktimeTeacher"]
 _SHOW_PROGRESS_FROM = 50
 
 
-class SktimeTeacher:
+class SktimeTeacher(WrappedTeacher):
     """Wrap an sktime forecaster.
 
     A forecaster that was pretrained and takes panels forecasts all windows in one call. Any
@@ -59,7 +59,7 @@ class SktimeTeacher:
         check_name_and_revision(name, revision)
         if not isinstance(forecaster, BaseForecaster):
             raise TypeError(f"forecaster must be an sktime forecaster, got {forecaster!r}.")
-        self.forecaster = forecaster
+        self.forecaster = self.wrapped = forecaster
         kinds = forecaster.get_tag("y_inner_mtype")
         takes_panels = "pd-multiindex" in ([kinds] if isinstance(kinds, str) else kinds)
         # A panel that is fitted on as a whole would make labels depend on their batch.
@@ -71,19 +71,6 @@ class SktimeTeacher:
             revision=revision,
             quantile_levels=(0.005, 0.995) if self._has_quantiles else None,
         )
-
-    @property
-    def wrapped(self) -> BaseForecaster:
-        """The forecaster: labels without a revision belong to it."""
-        return self.forecaster
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SktimeTeacher:
-        """Return itself: labels belong to this very forecaster."""
-        return self
-
-    def __repr__(self) -> str:
-        """Name the forecaster."""
-        return f"SktimeTeacher({self.info.name!r})"
 
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]

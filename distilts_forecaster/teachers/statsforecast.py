@@ -11,6 +11,7 @@ from tqdm import tqdm
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
+    WrappedTeacher,
     check_name_and_revision,
     check_quantile_levels,
 )
@@ -21,7 +22,7 @@ __all__ = ["StatsForecastTeacher"]
 _SHOW_PROGRESS_FROM = 50
 
 
-class StatsForecastTeacher:
+class StatsForecastTeacher(WrappedTeacher):
     """Wrap a model of statsforecast: ``AutoETS(season_length=12)``, ``AutoARIMA(...)`` ...
 
     A fitted model forecasts each window with the parameters it has (its ``forward``); one that
@@ -66,23 +67,10 @@ class StatsForecastTeacher:
                 f"A fitted {kind} cannot forecast another series than its own. Pass a new "
                 f"{kind}(...), which is fitted to each window."
             )
-        self.model = model
+        self.model = self.wrapped = model
         self.info = TeacherInfo(
             name=name or kind, revision=revision, licence=None, quantile_levels=(0.005, 0.995)
         )
-
-    @property
-    def wrapped(self) -> Any:
-        """The model: labels without a revision belong to it."""
-        return self.model
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StatsForecastTeacher:
-        """Return itself: labels belong to this very model."""
-        return self
-
-    def __repr__(self) -> str:
-        """Name the model."""
-        return f"StatsForecastTeacher({self.info.name!r})"
 
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
