@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from distilts_forecaster.batches import TeacherArray
 from distilts_forecaster.blending import EnsembleLabeller
+from distilts_forecaster.calibration import Spread, calibrate
 from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import (
@@ -128,10 +129,11 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A fitted student and how it came about."""
+    """A fitted student, how it came about, and how far it is off, where that was measured."""
 
     student: Forecaster
     summary: TrainingSummary
+    spread: Spread | None = None
 
 
 def fit_student(
@@ -239,7 +241,7 @@ def distill(
     started = time.perf_counter()
     student = settings.student
     is_linear = isinstance(student, Linear)
-    nothing_to_choose = is_linear and not _choices(settings, labeller)
+    nothing_to_choose = is_linear and not _choices(settings, labeller) and not settings.calibrated
     plans, horizon = plan_windows(
         series, settings, labeller, hold_out=validation is None and not nothing_to_choose
     )
@@ -286,6 +288,9 @@ def distill(
     teacher_seconds = labeller.seconds if labeller else 0.0
     if is_linear:
         fitted: Forecaster = _solve(final, chosen, settings.output_chunk_shift)
+        judged = fitted
+        if settings.calibrated and held_out and validation is None:
+            judged = _solve(trial, chosen, settings.output_chunk_shift)
         outcome: dict[str, Any] = {"validation_error": chosen.error}
     else:
         with _labelling(labeller if align else None, n_labels, "hidden states", verbose):
@@ -297,7 +302,7 @@ def distill(
                 validation,
                 horizon if held_out else 0,
             )
-        fitted, outcome = fit_network(
+        fitted, judged, outcome = fit_network(
             gathered, settings, chosen, (trial, final), checkpoints, verbose
         )
     possible = sum(
@@ -330,7 +335,10 @@ def distill(
         ),
         **outcome,
     )
-    return Distilled(fitted, summary)
+    spread = None
+    if settings.calibrated:
+        spread = calibrate(judged, plans, validation, settings, horizon if held_out else 0)
+    return Distilled(fitted, summary, spread)
 
 
 def _choices(settings: Settings, labeller: Labeller | None) -> bool:
@@ -376,8 +384,9 @@ def _labelling(
 
 
 def _solve(sums: WindowSums, chosen: Choice, output_chunk_shift: int) -> LinearForecaster:
-    """Solve the linear student of the chosen settings."""
-    solution = solve(sums, chosen.alpha * chosen.weights, chosen.ridge)
+    """Solve the linear student of the chosen settings, for as many steps as were summed."""
+    weights = chosen.weights[: sums.cross_truth.shape[2]]
+    solution = solve(sums, chosen.alpha * weights, chosen.ridge)
     if not np.isfinite(solution).all():
         raise ValueError(
             "The least-squares problem has no finite solution: the series' values or the "

@@ -319,7 +319,7 @@ def fit_network(
     sums: tuple[WindowSums, WindowSums],
     checkpoints: Path | None = None,
     verbose: bool | None = False,
-) -> tuple[Forecaster, dict[str, Any]]:
+) -> tuple[Forecaster, Forecaster, dict[str, Any]]:
     """Train the student, stopped early on the held-out windows, then on all windows.
 
     Where the held-out windows are the end of the series themselves, the student is trained a
@@ -342,6 +342,8 @@ def fit_network(
     Returns
     -------
     student : Forecaster
+    judged : Forecaster
+        The student as it was while the held-out windows were held out.
     outcome : dict
         The part of the :class:`~distilts_forecaster.distill.TrainingSummary` that is known
         here, of the first training.
@@ -387,7 +389,8 @@ def fit_network(
                 verbose,
             )
             seed = trained.seed
-            record = record or trained
+            if record is None:
+                record, judged = trained, _wrap(network, settings, windows)
     assert record is not None
     kind = "factorised" if settings.alignment == "auto" else settings.alignment
     outcome = {
@@ -396,7 +399,7 @@ def fit_network(
         "best_epoch": record.best,
         "validation_error": record.best_error,
     }
-    return _wrap(network, settings, windows), outcome
+    return _wrap(network, settings, windows), judged, outcome
 
 
 def _start(

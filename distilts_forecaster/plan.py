@@ -67,6 +67,8 @@ class Settings:
         With the median among them; the median alone is a point forecast.
     random_state : int or None
         Seed of students trained by gradient.
+    calibrated : bool
+        Whether the student's errors are measured on held-out windows, for quantiles.
     """
 
     input_chunk_length: int
@@ -82,6 +84,7 @@ class Settings:
     alignment_dim: int = 64
     quantile_levels: tuple[float, ...] = (0.5,)
     random_state: int | None = None
+    calibrated: bool = False
 
     @property
     def median(self) -> int:

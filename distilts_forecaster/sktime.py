@@ -32,7 +32,7 @@ __all__ = ["DistilledForecaster"]
 _CONTEXT, _HORIZON = 512, 96
 
 #: What ``pretrain`` leaves for ``fit``, ``clone`` and ``predict``.
-_FITTED = ["student_", "training_summary_"]
+_FITTED = ["student_", "training_summary_", "spread_"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,15 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         The fitted student.
     training_summary_ : TrainingSummary
         Windows, labels found in the cache, chosen settings, errors, seconds.
+    spread_ : Spread
+        Quantiles of the errors on held-out windows, by step.
 
     Notes
     -----
+    ``predict_quantiles`` and ``predict_interval`` put the quantiles of the errors on held-out
+    windows (the last fifth of each series) around the forecasts, by step and in units of the
+    context's standard deviation. Beyond T they grow with the square root of time.
+
     At predict, and in-sample, a history shorter than the context is continued to the left
     with its first value. In-sample forecasts are made one step ahead, from what came before;
     the first step of a series has nothing before it, and is forecast by itself.
@@ -126,7 +132,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         "capability:multivariate": True,
         "capability:exogenous": True,
         "capability:insample": True,
-        "capability:pred_int": False,
+        "capability:pred_int": True,
+        "capability:pred_int:insample": True,
         "capability:missing_values": False,
         "capability:categorical_in_X": False,
         "capability:update": True,
@@ -234,6 +241,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             teacher_context=self.teacher_context,
             random_state=self.random_state,
         )
+        settings = replace(settings, calibrated=True)
         prepared = [_prepare(one) for one in instances if len(one.times) >= length + horizon]
         if not prepared:
             raise ValueError(
@@ -245,6 +253,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         result = fit_student(prepared, settings, teacher, self.cache_dir, verbose=self.verbose)
         self.student_ = result.student
         self.training_summary_ = result.summary
+        assert result.spread is not None
+        self.spread_ = result.spread
         return self
 
     def _resolve_lengths(
@@ -266,6 +276,23 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None = None) -> pd.DataFrame:
         """Forecast every series, all in one call of the student."""
+        values, _, _, index = self._run(fh, X)
+        return pd.DataFrame(values, index=index, columns=self._seen_y.columns)
+
+    def _predict_quantiles(
+        self, fh: ForecastingHorizon, X: pd.DataFrame | None, alpha: list[float]
+    ) -> pd.DataFrame:
+        """Put the quantiles of held-out errors around the forecasts."""
+        values, deviation, steps, index = self._run(fh, X)
+        offsets = self.spread_.at(steps, alpha)
+        quantiles = values[:, :, None] + deviation[:, :, None] * offsets[:, None]
+        columns = pd.MultiIndex.from_product([self._get_varnames(), alpha])
+        return pd.DataFrame(quantiles.reshape(len(index), -1), index=index, columns=columns)
+
+    def _run(
+        self, fh: ForecastingHorizon, X: pd.DataFrame | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.Index]:
+        """Return forecasts and deviations of their contexts (n, C), steps ahead (n,), and index."""
         cutoffs = [_cutoff(one.times) for one in self._instances]
         steps = [_steps(fh, cutoff) for cutoff in cutoffs]
         horizon = max(1, *(int(some.max()) for some in steps))
@@ -275,23 +302,28 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         inside = [
             np.maximum(len(one.times) - 1 + some[some <= 0], 0) for one, some in self._zip(steps)
         ]
-        ahead, fitted = self._forecast(ends, horizon, future), self._forecast(inside, 1, future)
-        blocks, indices = [], []
-        for one, cutoff, some, after, before in zip(
-            self._instances, cutoffs, steps, ahead, fitted, strict=True
-        ):
-            block = np.empty((len(some), one.values.shape[1]))
-            block[some <= 0] = before[:, 0]
-            if len(after):
-                block[some > 0] = after[0, some[some > 0] - 1]
-            blocks.append(block)
-            times = pd.Index(fh.to_absolute_index(cutoff))
+        ahead, ahead_deviation = self._forecast(ends, horizon, future)
+        fitted, fitted_deviation = self._forecast(inside, 1, future)
+        shape = (sum(map(len, steps)), self._seen_y.shape[1])
+        values, deviation = np.empty(shape), np.empty(shape)
+        indices: list[Any] = []
+        start = 0
+        for i, (one, some) in enumerate(self._zip(steps)):
+            mine = slice(start, start + len(some))
+            start += len(some)
+            values[mine][some <= 0] = fitted[i][:, 0]
+            deviation[mine][some <= 0] = fitted_deviation[i]
+            if len(ahead[i]):
+                values[mine][some > 0] = ahead[i][0, some[some > 0] - 1]
+                deviation[mine][some > 0] = ahead_deviation[i][0]
+            times = pd.Index(fh.to_absolute_index(cutoffs[i]))
             indices += [(*one.key, time) for time in times] if one.key else [times]
-        if self._instances[0].key:
-            index: pd.Index = pd.MultiIndex.from_tuples(indices, names=self._seen_y.index.names)
-        else:
-            (index,) = indices
-        return pd.DataFrame(np.concatenate(blocks), index=index, columns=self._seen_y.columns)
+        index: pd.Index = (
+            pd.MultiIndex.from_tuples(indices, names=self._seen_y.index.names)
+            if self._instances[0].key
+            else indices[0]
+        )
+        return values, deviation, np.maximum(np.concatenate(steps), 1), index
 
     def _zip(self, steps: Sequence[np.ndarray]) -> Iterator[tuple[_Instance, np.ndarray]]:
         """Return each series with the steps wanted of it."""
@@ -299,10 +331,14 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     def _forecast(
         self, origins: Sequence[np.ndarray], horizon: int, future: Sequence[np.ndarray | None]
-    ) -> list[np.ndarray]:
-        """Forecast each series from some of its steps: (n_origins, horizon, C) for each."""
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Forecast each series from some of its steps.
+
+        Returns forecasts (n_origins, horizon, C), and deviations of contexts (n_origins, C).
+        """
         if not any(map(len, origins)):
-            return [np.empty((0, horizon, one.values.shape[1])) for one in self._instances]
+            empty = np.empty((0, horizon, self._seen_y.shape[1]))
+            return [empty] * len(origins), [empty[:, 0]] * len(origins)
         length, ahead = self.student_.input_chunk_length, self.student_.output_chunk_length
         ahead = max(horizon, ahead)
         contexts, covariates = [], []
@@ -315,8 +351,10 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
                 windows = np.lib.stride_tricks.sliding_window_view(known, length + ahead, axis=0)
                 covariates.append(windows[mine].transpose(0, 2, 1))
         given = {"future_covariates": np.concatenate(covariates)} if covariates else {}
-        forecasts = self.student_.predict(np.concatenate(contexts), horizon, **given)
-        return np.split(forecasts, np.cumsum([len(mine) for mine in origins])[:-1])
+        windows = np.concatenate(contexts)
+        forecasts = self.student_.predict(windows, horizon, **given)
+        borders = np.cumsum([len(mine) for mine in origins])[:-1]
+        return np.split(forecasts, borders), np.split(windows.std(axis=1), borders)
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
