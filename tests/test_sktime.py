@@ -19,6 +19,7 @@ from sktime.transformations.series.detrend import Detrender
 from sktime.transformations.series.impute import Imputer
 from sktime.utils import check_estimator
 
+from distilts_forecaster import Linear
 from distilts_forecaster.sktime import DistilledForecaster
 
 L, T = 24, 6
@@ -225,11 +226,107 @@ class TestCovariates:
         assert np.abs(predicted.loc["a"] - y[-20:-14]).mean(axis=None) < 3.0
         assert np.abs(predicted.loc["b"] + y[-20:-14]).mean(axis=None) < 3.0
 
-    def test_they_are_needed_where_they_were_fitted_with(self):
-        y, X = self.data(100)
-        forecaster = self.make().fit(y[:-20], X=X[:-20])
-        with pytest.raises(ValueError, match="covariates"):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def fitted(cls):
+        y, X = cls().data()
+        X["other"] = X["signal"].shift(1).fillna(0.0)
+        return cls().make().fit(y[:-40], X=X[:-40]), y, X
+
+    def test_a_step_has_one_forecast_whatever_else_is_wanted(self, fitted):
+        forecaster, _, X = fitted
+        whole = forecaster.predict(range(1, 3 * T), X=X[-40:])
+        for fh in ([1], [2, 5], [T, T + 1], range(1, T + 3)):
+            some = forecaster.predict(fh, X=X[-40:])
+            np.testing.assert_allclose(some, whole.loc[some.index], atol=1e-4)
+
+    def test_columns_are_found_by_name(self, fitted):
+        forecaster, _, X = fitted
+        expected = forecaster.predict([1, 2], X=X[-40:])
+        turned = X[["other", "signal"]].assign(more=1.0)
+        pd.testing.assert_frame_equal(forecaster.predict([1, 2], X=turned[-40:]), expected)
+        with pytest.raises(ValueError, match=r"lacks \['other'\]"):
+            forecaster.predict([1, 2], X=X[["signal"]][-40:])
+
+    def test_rows_that_are_needed_are_asked_for(self, fitted):
+        forecaster, _, X = fitted
+        with pytest.raises(ValueError, match="was fitted with X.*next 1 steps"):
             forecaster.predict([1])
+        with pytest.raises(ValueError, match="lacks 1 rows for y, the first at"):
+            forecaster.predict([1, 2, 3], X=X[-40:].drop(index=X.index[-39]))
+        with pytest.raises(ValueError, match="lacks 3 rows"):
+            forecaster.predict([1, 2, 3], X=X[:-40])
+
+    def test_in_sample_needs_those_of_fit_alone(self, fitted):
+        forecaster, y, X = fitted
+        fh = ForecastingHorizon(y.index[:-40], is_relative=False)
+        alone = forecaster.predict(fh)
+        assert alone.notna().all(axis=None)
+        assert np.abs(alone - y[:-40])[L:].mean(axis=None) < 3.0
+        later = forecaster.predict(fh, X=X[-40:])
+        np.testing.assert_allclose(later[:-T], alone[:-T], atol=1e-5)
+
+    def test_they_cannot_be_forgotten(self):
+        y, X = self.data(120)
+        forecaster = self.make().fit(y[:-40], X=X[:-40])
+        with pytest.raises(ValueError, match="was fitted with X"):
+            forecaster.update(y[-40:-20])
+        forecaster.update(y[-40:-20], X=X[-40:-20], update_params=False)
+        assert forecaster.predict([1], X=X[-20:]).notna().all(axis=None)
+        panel_y, panel_X = (
+            pd.concat({"a": frame, "b": frame}, names=["id", "time"]) for frame in (y, X)
+        )
+        with pytest.raises(ValueError, match="lacks 1 rows for y of b"):
+            self.make().fit(panel_y, X=panel_X.drop(index=("b", X.index[50])))
+        with pytest.raises(ValueError, match="no rows for y of b"):
+            self.make().fit(panel_y, X=panel_X.loc[["a"]])
+        pretrained = self.make().pretrain(panel_y, X=panel_X)
+        with pytest.raises(ValueError, match="was fitted with X"):
+            pretrained.fit(y)
+
+
+class TestQuantiles:
+    def test_intervals_cover_what_they_say(self):
+        rng = np.random.default_rng(0)
+        values = np.sin(np.arange(3000) * 2 * np.pi / 12) + rng.normal(size=3000)
+        y = pd.DataFrame({"y": values})
+        forecaster = make(distillation_weight=0).fit(y[:2000])
+        hits = []
+        for stop in range(2000, 2990, 10):
+            forecaster.update(y[stop - 10 : stop], update_params=False)
+            made = forecaster.predict_interval(range(1, T + 1), coverage=[0.5, 0.9])["y"]
+            truth = y["y"][stop : stop + T]
+            hits.append([
+                (made[c]["lower"] <= truth) & (truth <= made[c]["upper"]) for c in (0.5, 0.9)
+            ])  # fmt: skip
+        np.testing.assert_allclose(np.mean(hits, axis=(0, 2)), [0.5, 0.9], atol=0.05)
+
+    def test_never_cross_and_commute_with_shift_and_scale(self, teacher):
+        y = made(components=2)
+        alpha = [0.01, 0.1, 0.5, 0.9, 0.99]
+        fh = [-20, 1, T, 3 * T]
+        quantiles = make(teacher).fit(y).predict_quantiles(fh, alpha=alpha)
+        assert (np.diff(quantiles.to_numpy().reshape(4, 2, 5), axis=2) >= 0).all()
+        moved = make(teacher).fit(100 + 7 * y).predict_quantiles(fh, alpha=alpha)
+        np.testing.assert_allclose(moved, 100 + 7 * quantiles, rtol=1e-3)
+
+    def test_grow_beyond_the_steps_forecast_at_once(self, teacher):
+        forecaster = make(teacher).fit(made())
+        width = forecaster.predict_interval([T, 4 * T], coverage=0.8).diff(axis=1).iloc[:, -1]
+        ratio = width.iloc[1] / width.iloc[0]
+        np.testing.assert_allclose(ratio, 2.0, rtol=1e-3)
+
+    def test_are_measured_on_windows_that_were_held_out(self):
+        # A context of 100 steps fits 120 windows of noise nearly exactly.
+        rng = np.random.default_rng(0)
+        y = pd.DataFrame({"y": rng.normal(size=250)})
+        forecaster = DistilledForecaster(
+            100, 4, student=Linear(ridge=1e-6), distillation_weight=0, cache_dir=False
+        ).fit(y)
+        fitted = forecaster.predict(ForecastingHorizon(y.index[110:], is_relative=False))
+        within = np.abs(fitted - y[110:]).mean(axis=None)
+        low, high = forecaster.spread_.at(np.array([1]), [0.25, 0.75])[0]
+        assert (high - low) / 2 > 1.5 * within
 
 
 def test_bad_input_is_refused_before_the_teacher_is_asked(teacher):
@@ -241,4 +338,12 @@ def test_bad_input_is_refused_before_the_teacher_is_asked(teacher):
         make("nobody").fit(made())
     with pytest.raises(ValueError, match="at least 1"):
         make(teacher, input_chunk_length=0).fit(made())
+    gaps = made().drop(index=made().index[[50, 51]])
+    for irregular in (gaps, gaps.reset_index(drop=True).rename(index={60: 60.5})):
+        with pytest.raises((ValueError, TypeError)):
+            make(teacher).fit(irregular)
+    with pytest.raises(ValueError, match="not regular"):
+        make(teacher).fit(made(index="integer").drop(index=70))
+    with pytest.raises(ValueError, match="5 steps before the first"):
+        make(teacher, distillation_weight=0).fit(made(100)).predict([-104])
     assert teacher.n_asked == 0
