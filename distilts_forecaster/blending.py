@@ -51,6 +51,9 @@ class EnsembleLabeller(Labeller):
         ]
         super().__init__(teacher, stores[0], horizon, quantile_levels)
         self.step_weights = teacher.step_weights(horizon)
+        # That of the members: the same for every fit that averages the same teachers.
+        self._identity = repr([member._identity for member in self.members])
+        self._weighed = 0
 
     def label(self, contexts: np.ndarray) -> np.ndarray:
         """Return the average of the members' forecasts, made now or before.
@@ -72,44 +75,50 @@ class EnsembleLabeller(Labeller):
         self.members[-1].on_progress = self.on_progress
         made = average([member.label(contexts) for member in self.members], self.step_weights)
         self.n_labelled = sum(member.n_labelled for member in self.members)
-        self.n_from_cache = sum(member.n_from_cache for member in self.members)
+        # Those that weights were chosen on are found again, which is no merit of the cache.
+        self.n_from_cache = max(0, sum(m.n_from_cache for m in self.members) - self._weighed)
         self.seconds = sum(member.seconds for member in self.members)
         return made
 
-    def choose_weights(self, plans: Sequence[SeriesPlan], settings: Settings) -> None:
+    def choose_weights(self, plans: Sequence[SeriesPlan], settings: Settings, horizon: int) -> None:
         """Choose the weights of each step by the members' errors, if they are to be chosen.
 
-        Errors count in units of each series' standard deviation.
+        Errors count in units of each series' standard deviation, on windows that are not held
+        out: the student's settings are chosen on those.
 
         Parameters
         ----------
         plans : sequence of SeriesPlan
         settings : Settings
+        horizon : int
+            Steps held out, 0 if nothing is. Later steps get the weights of the last of them:
+            their truth may be among what is held out.
         """
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return
-        shift, steps = settings.output_chunk_shift, settings.output_chunk_length
+        shift, steps = settings.output_chunk_shift, horizon or settings.output_chunk_length
         history = resolve_teacher_context(settings, self.teacher.info)
-        every = -(-sum(int(plan.truth.sum()) for plan in plans) // _MOST_WINDOWS)
+        usable = [plan.trial_truth & plan.trial_labelled for plan in plans]
+        every = max(1, -(-sum(int(mask.sum()) for mask in usable) // _MOST_WINDOWS))
         self.members[-1].on_progress = self.on_progress
         products = np.zeros((steps, len(self.members), len(self.members)))
         count = 0
-        for plan in plans:
+        for plan, mask in zip(plans, usable, strict=True):
             series = plan.series
-            mine = np.flatnonzero(plan.truth & plan.labelled)[:: max(1, every)]
-            for origins in iterate_chunks(mine, series.raw.shape[1]):
+            for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
                 contexts = history_windows(series.raw, origins, history)
                 truth = target_windows(series.raw, origins, steps, shift)
+                window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        (m.label(contexts)[:, shift:, :, settings.median] - truth) / series.spread
+                        (m.label(contexts)[:, window, :, settings.median] - truth) / series.spread
                         for m in self.members
                     ]
                 )
                 products += np.einsum("kntc,jntc->tkj", errors, errors)
                 count += len(origins)
         if count:
-            self.step_weights[shift:] = weights_by_horizon(products / count)
-        # They are found in the cache when they are asked for again.
-        for member in self.members:
-            member.n_from_cache -= min(count, member.n_from_cache)
+            weights = weights_by_horizon(products / count)
+            self.step_weights[shift : shift + steps] = weights
+            self.step_weights[shift + steps :] = weights[-1]
+        self._weighed = count * len(self.members)

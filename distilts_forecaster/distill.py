@@ -64,7 +64,7 @@ class TrainingSummary:
     windows_skipped : int
         Windows left out because a value is missing.
     windows_labelled : int
-        Windows the teacher forecast during this fit.
+        Windows the teacher forecast during this fit; those of several teachers count apart.
     labels_from_cache : int
         Windows whose forecast was known already.
     teacher : str or None
@@ -256,6 +256,7 @@ def distill(
                 "val_series has no complete window to validate on: every one has missing values. "
                 "Fill them, or leave val_series out."
             )
+    plans_hold_out = validation is None and horizon > 0
     align = False
     if not is_linear:
         from distilts_forecaster.gradient import aligns, fit_network, gather_windows, probe
@@ -266,7 +267,7 @@ def distill(
     on_labels = None if labels is None else lambda index, origins, made: labels.append(made)
     if isinstance(labeller, EnsembleLabeller):
         with _labelling(labeller, None, "weighing teachers", verbose):
-            labeller.choose_weights(plans, settings)
+            labeller.choose_weights(plans, settings, horizon if plans_hold_out else 0)
     with _labelling(labeller, n_labels, "labelling", verbose):
         trial, final, error_by_step = accumulate(plans, settings, labeller, horizon, on_labels)
     held_out = accumulate_validation(plans, validation, settings, horizon)

@@ -37,13 +37,17 @@ def from_long(
     Returns
     -------
     list of TimeSeries, or pandas.DataFrame
-        Series in the order in which they first appear, with their id as a static covariate; or
-        a panel with index ``(id, time)`` as sktime's facade takes it.
+        Series in the order in which they first appear, with their id as metadata, in UTC where
+        times have a zone (Darts keeps none); or a panel with index ``(id, time)`` as sktime's
+        facade takes it.
 
     Raises
     ------
+    TypeError
+        If it is not a table.
     ValueError
-        If a column is missing, a row is there twice, or there is no row.
+        If a column is missing, a row is there twice or has no id or time, there is no row, or
+        times are not regular.
 
     Examples
     --------
@@ -56,8 +60,13 @@ def from_long(
     """
     if to not in ("darts", "sktime"):
         raise ValueError(f'to must be "darts" or "sktime", got {to!r}.')
-    targets = [target] if isinstance(target, str) else list(target)
-    missing = [name for name in (id, time, *targets) if name not in frame.columns]
+    names = _names(id, time, target)
+    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):
+        raise TypeError(
+            f"frame must be a pandas or polars DataFrame, got {type(frame).__name__} (of a "
+            "LazyFrame, pass frame.collect())."
+        )
+    missing = [name for name in names if name not in frame.columns]
     if missing:
         raise ValueError(
             f"The table has no column {missing}; it has {list(frame.columns)}. Name its columns: "
@@ -65,8 +74,14 @@ def from_long(
         )
     if not len(frame):
         raise ValueError("The table has no rows.")
-    table = frame if isinstance(frame, pd.DataFrame) else frame.to_pandas()
-    table = table[[id, time, *targets]]
+    table = (
+        frame[names].reset_index(drop=True)
+        if isinstance(frame, pd.DataFrame)
+        else pd.DataFrame({name: frame[name].to_numpy() for name in names})
+    )
+    unknown = table[[id, time]].isna().any(axis=1)
+    if unknown.any():
+        raise ValueError(f"{int(unknown.sum())} rows have no {id} or no {time}: leave them out.")
     twice = table.duplicated([id, time])
     if twice.any():
         first = table[twice].iloc[0]
@@ -75,20 +90,46 @@ def from_long(
             f"{first[time]}. Aggregate them first."
         )
     if to == "sktime":
-        panel = table.set_index([id, time])
-        return panel.sort_index()
+        return table.set_index([id, time]).sort_index()
+    return [
+        _to_series(key, group, id, time, names[2:], freq)
+        for key, group in table.groupby(id, sort=False)
+    ]
+
+
+def _names(id: str, time: str, target: str | Sequence[str]) -> list[str]:
+    """Return the names of all columns, which must differ."""
+    names = [id, time, *([target] if isinstance(target, str) else target)]
+    if len(names) < 3 or len(set(names)) < len(names):
+        raise ValueError(
+            f"id, time and target must name at least three different columns, got {names}."
+        )
+    return names
+
+
+def _to_series(
+    key: Any, group: pd.DataFrame, id: str, time: str, targets: list[str], freq: str | int | None
+) -> Any:
+    """Build the Darts series of one id, which it remembers as it is."""
     from darts import TimeSeries
 
-    series = TimeSeries.from_group_dataframe(
-        table.sort_values(time, kind="stable"),
-        group_cols=id,
-        time_col=time,
-        value_cols=targets,
-        freq=freq,
-        fill_missing_dates=freq is not None,
-    )
-    by_id = {one.static_covariates[id].iloc[0]: one for one in series}
-    return [by_id[key] for key in table[id].unique()]
+    group = group.sort_values(time, kind="stable")
+    zone = getattr(group[time].dt, "tz", None) if hasattr(group[time], "dt") else None
+    if zone is not None:
+        group[time] = group[time].dt.tz_convert("UTC").dt.tz_localize(None)
+    try:
+        return TimeSeries.from_dataframe(
+            group,
+            time_col=time,
+            value_cols=targets,
+            freq=freq,
+            fill_missing_dates=freq is not None,
+            metadata={id: key},
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"The rows of {id}={key!r} make no series: {error} Give freq where times are missing."
+        ) from error
 
 
 def to_long(
@@ -103,7 +144,8 @@ def to_long(
     Parameters
     ----------
     series : TimeSeries, sequence of TimeSeries, or a panel of sktime
-        A series of Darts without a static covariate ``id`` is called by its place: 0, 1, ...
+        A series of Darts with ``id`` neither among its metadata nor its static covariates is
+        called by its place: 0, 1, ...
     id, time : str, default "unique_id" and "ds"
         Names of the columns.
     target : str or sequence of str, default "y"
@@ -117,6 +159,8 @@ def to_long(
 
     Raises
     ------
+    TypeError
+        If it is none of these.
     ValueError
         If there is not one name for each component.
     ImportError
@@ -130,8 +174,7 @@ def to_long(
     """
     if backend not in ("pandas", "polars"):
         raise ValueError(f'backend must be "pandas" or "polars", got {backend!r}.')
-    targets = [target] if isinstance(target, str) else list(target)
-    parts = []
+    names = _names(id, time, target)
     if isinstance(series, (pd.DataFrame, pd.Series)):
         panel = series.to_frame() if isinstance(series, pd.Series) else series
         if panel.index.nlevels != 2:
@@ -141,22 +184,48 @@ def to_long(
             )
         parts = [panel.set_axis(panel.index.set_names([id, time])).reset_index()]
     else:
-        several = series if isinstance(series, Sequence) else [series]
-        for place, one in enumerate(several):
-            known = one.static_covariates
-            name = known[id].iloc[0] if known is not None and id in known.columns else place
-            part = one.to_dataframe(time_as_index=False)
-            part.insert(0, id, name)
-            parts.append(part)
-    n_values = parts[0].shape[1] - 2
-    if n_values != len(targets):
-        raise ValueError(f"There are {n_values} components, name as many targets; got {targets}.")
-    table = pd.concat([part.set_axis([id, time, *targets], axis=1) for part in parts])
-    table = table.reset_index(drop=True)
+        parts = _parts(series, id, time)
+    for part in parts:
+        if part.shape[1] != len(names):
+            raise ValueError(
+                f"A series has {part.shape[1] - 2} components, name as many targets; got "
+                f"{names[2:]}."
+            )
+    table = pd.concat([part.set_axis(names, axis=1) for part in parts], ignore_index=True)
     if backend == "pandas":
         return table
     try:
         import polars
     except ModuleNotFoundError as error:
         raise ImportError('backend="polars" needs polars: pip install polars') from error
-    return polars.from_pandas(table)
+    return polars.DataFrame({name: table[name].to_numpy() for name in names})
+
+
+def _parts(series: Any, id: str, time: str) -> list[pd.DataFrame]:
+    """Return a table for each Darts series."""
+    from darts import TimeSeries
+
+    several = [series] if isinstance(series, TimeSeries) else series
+    if (
+        not isinstance(several, Sequence)
+        or not several
+        or not all(isinstance(one, TimeSeries) and one.is_deterministic for one in several)
+    ):
+        raise TypeError(
+            "series must be a deterministic TimeSeries, a list of at least one, or a panel of "
+            f"sktime, got {type(series).__name__} {series!r:.60}. Join the forecasts of a backtest "
+            "first, with darts.concatenate."
+        )
+    parts = []
+    for place, one in enumerate(several):
+        known = one.static_covariates
+        name: Any = place
+        if one.metadata is not None and id in one.metadata:
+            name = one.metadata[id]
+        elif known is not None and id in known.columns:
+            name = known[id].iloc[0]
+        values = one.values(copy=False)
+        columns = {i: values[:, i] for i in range(values.shape[1])}
+        part: dict[Any, Any] = {"id": [name] * len(one), "time": one.time_index} | columns
+        parts.append(pd.DataFrame(part))
+    return parts

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from darts import TimeSeries
 
 from distilts_forecaster import DistilledForecaster, from_long, to_long
 
@@ -63,8 +64,24 @@ def test_forecasts_keep_their_names(frame):
     forecast = to_long(model.fit(series).predict(6, series=series))
     assert forecast["unique_id"].tolist() == ["west"] * 6 + ["east"] * 6
     assert forecast["ds"].iloc[0] == frame["ds"].iloc[79] + pd.Timedelta(days=1)
-    nameless = [one.with_static_covariates(None) for one in series]
+    nameless = [TimeSeries.from_times_and_values(s.time_index, s.values()) for s in series]
     assert to_long(nameless)["unique_id"].unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("ids", [(7, 3), (2**53, 2**53 + 1), (1.5, 0.5), ("b", "a")])
+def test_ids_stay_what_they_are(frame, ids):
+    named = frame.replace({"unique_id": {"west": ids[0], "east": ids[1]}})
+    named["unique_id"] = named["unique_id"].astype(type(ids[0]))
+    pd.testing.assert_frame_equal(to_long(from_long(named)), named)
+    assert to_long(from_long(named, to="sktime"))["unique_id"].dtype == named["unique_id"].dtype
+
+
+def test_times_with_a_zone_go_on_across_a_change_of_the_clock():
+    times = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"unique_id": 1, "ds": times, "y": np.arange(60.0)})
+    (series,) = from_long(frame)
+    assert len(series) == 60
+    assert series.start_time() == times[0].tz_convert("UTC").tz_localize(None)
 
 
 def test_bad_tables_are_refused(frame):
@@ -80,5 +97,16 @@ def test_bad_tables_are_refused(frame):
         to_long(from_long(frame), target=["a", "b"])
     with pytest.raises(ValueError, match='"pandas" or "polars"'):
         to_long(from_long(frame), backend="arrow")
+    with pytest.raises(ValueError, match="1 rows have no unique_id or no ds"):
+        from_long(frame.assign(unique_id=["west"] * 139 + [None]))
+    with pytest.raises(ValueError, match="'west' make no series.*Give freq"):
+        from_long(frame.drop(index=5))
+    with pytest.raises(ValueError, match="three different columns"):
+        from_long(frame, target=["y", "y"])
+    with pytest.raises(TypeError, match="pandas or polars"):
+        from_long({"unique_id": [1]})
+    for bad in ([], [[from_long(frame)[0]]], 3):
+        with pytest.raises(TypeError, match="deterministic TimeSeries"):
+            to_long(bad)
     with pytest.raises(ValueError, match="3 levels"):
         to_long(pd.concat({"region": from_long(frame, to="sktime")}))

@@ -102,6 +102,40 @@ def test_weights_follow_the_errors_by_horizon():
     assert model.training_summary_.teacher_error < 0.1 * equal.training_summary_.teacher_error
 
 
+def test_a_budget_spends_itself_on_the_same_windows_in_every_fit():
+    asked = []
+
+    def noted(contexts, horizon):
+        asked.extend(window.tobytes() for window in contexts)
+        return last(contexts, horizon)
+
+    for weight in (0.5, 1.0, 2.0):
+        make([noted, mean], label_budget=20, distillation_weight=weight).fit(series())
+    assert len(asked) == 20
+
+
+def test_weights_are_not_chosen_on_what_is_held_out():
+    values = seasonal(300)
+    changed = values.copy()
+    changed[-30:] += 40.0  # among the targets of the last fifth of the windows
+    chosen = [
+        make(Ensemble([last, mean], weights="by_horizon")).fit(TimeSeries.from_values(v))
+        for v in (values, changed)
+    ]
+    # Errors count in units of the series' deviation, which cancels.
+    np.testing.assert_allclose(*(m.training_summary_.teacher_weights for m in chosen), atol=1e-4)
+
+
+def test_labels_that_weights_were_chosen_on_count_once(tmp_path):
+    one, two = (CountingTeacher(tmp_path / n, name=n, period=p) for n, p in (("a", 6), ("b", 4)))
+    ensemble = Ensemble([one, two], weights="by_horizon")
+    summary = make(ensemble, cache_dir=tmp_path).fit(series()).training_summary_
+    assert summary.windows_labelled == one.n_asked + two.n_asked
+    assert summary.labels_from_cache == 0
+    again = make(ensemble, cache_dir=tmp_path).fit(series()).training_summary_
+    assert (again.windows_labelled, again.labels_from_cache) == (0, summary.windows_labelled)
+
+
 @given(arrays(float, (3, 4, 20), elements=st.floats(-1e3, 1e3)))
 def test_weights_are_weights_and_not_worse_than_equal(errors):
     products = np.einsum("tkn,tjn->tkj", errors, errors) / 20

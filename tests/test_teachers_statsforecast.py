@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("statsforecast", reason="needs statsforecast")
-from statsforecast.models import AutoETS, HistoricAverage, SeasonalNaive
+from statsforecast.models import AutoETS, CrostonClassic, HistoricAverage, SeasonalNaive
 
 from distilts_forecaster.teachers import load_teacher
 from distilts_forecaster.teachers.statsforecast import StatsForecastTeacher
@@ -36,6 +36,18 @@ def test_a_fitted_model_keeps_its_parameters():
     expected = fitted.forward(y=CONTEXTS[0, :, 0].astype(float), h=4)["mean"]
     np.testing.assert_allclose(labels, expected, rtol=1e-5)
     assert copy.deepcopy(teacher) is teacher
+
+
+def test_copies_of_a_new_model_are_the_same_teacher():
+    first, second = (StatsForecastTeacher(SeasonalNaive(season_length=6)) for _ in range(2))
+    assert first.info == second.info
+    assert first.info.revision is not None
+    assert StatsForecastTeacher(SeasonalNaive(season_length=5)).info != first.info
+
+
+def test_a_model_without_intervals_says_so():
+    with pytest.raises(ValueError, match="CrostonClassic gives no intervals"):
+        StatsForecastTeacher(CrostonClassic()).forecast(CONTEXTS, 2, [0.1, 0.5])
 
 
 def test_what_cannot_be_a_teacher_is_refused():

@@ -7,7 +7,7 @@ a directory, a Darts model, a function) into one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ __all__ = [
     "TeacherReference",
     "WrappedTeacher",
     "check_quantile_levels",
+    "describe",
     "interpolate_quantiles",
 ]
 
@@ -190,6 +191,35 @@ def check_name_and_revision(name: str | None, revision: str | None) -> None:
             f"Give both name and revision, or neither, got name={name!r}, revision={revision!r}. "
             "Together they name the labels in the cache."
         )
+
+
+def describe(
+    model: object, parameters: Mapping[str, Any], version: str
+) -> tuple[str | None, str | None]:
+    """Return name and revision of a model that is nothing but its parameters.
+
+    Parameters
+    ----------
+    model : object
+    parameters : mapping of str to object
+    version : str
+        Of the library that it comes from.
+
+    Returns
+    -------
+    tuple of str, or of None
+        None where a parameter is an object without a description of its own.
+
+    Examples
+    --------
+    >>> describe(1.0, {"sp": 12}, "1.2")
+    ('float', "1.2 builtins.float {'sp': 12}")
+    """
+    told = repr(dict(sorted(parameters.items())))
+    if " at 0x" in told or "..." in told:  # an address, or a shortened array
+        return None, None
+    kind = type(model)
+    return kind.__name__, f"{version} {kind.__module__}.{kind.__qualname__} {told}"
 
 
 def interpolate_quantiles(

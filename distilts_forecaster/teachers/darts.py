@@ -89,7 +89,8 @@ class DartsTeacher(WrappedTeacher):
         if self._is_global and not model._fit_called and not self._is_foundation:
             raise ValueError(
                 f"The Darts model {kind} is not fitted: a teacher must know how to forecast. "
-                "Fit it first, or pass a foundation model."
+                "Fit it first, or pass a foundation model. If it was fitted, a copy has lost that, "
+                "as clone and grid searches make of parameters: pass DartsTeacher(model)."
             )
         if self._is_torch and model._fit_called and getattr(model, "model", None) is None:
             raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import sktime
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from distilts_forecaster.teachers.base import (
     WrappedTeacher,
     check_name_and_revision,
     check_quantile_levels,
+    describe,
 )
 
 __all__ = ["SktimeTeacher"]
@@ -34,8 +37,9 @@ class SktimeTeacher(WrappedTeacher):
     ----------
     forecaster : sktime forecaster
     name, revision : str, optional
-        Give both to keep the labels on disk. Change ``revision`` whenever the forecaster is
-        pretrained again.
+        Give both to keep the labels of a pretrained forecaster on disk. Change ``revision``
+        whenever it is pretrained again. By default a new forecaster is known by its class,
+        its parameters and sktime's version, where these can be written down.
 
     Raises
     ------
@@ -66,6 +70,9 @@ class SktimeTeacher(WrappedTeacher):
         self._is_batched = takes_panels and forecaster.state == "pretrained"
         self._is_multivariate = bool(forecaster.get_tag("capability:multivariate"))
         self._has_quantiles = bool(forecaster.get_tag("capability:pred_int"))
+        if name is None and forecaster.state == "new":
+            # Clones of it, which grid searches make, are the same teacher.
+            name, revision = describe(forecaster, forecaster.get_params(), sktime.__version__)
         self.info = TeacherInfo(
             name=name or type(forecaster).__name__,
             revision=revision,
@@ -118,8 +125,11 @@ class SktimeTeacher(WrappedTeacher):
     def _ask(self, y: pd.DataFrame, horizon: int, levels: list[float]) -> np.ndarray:
         """Forecast one window, or a panel of them."""
         fh = ForecastingHorizon(range(1, horizon + 1))
-        forecaster = self.forecaster.clone().fit(y, fh=fh)
-        if levels == [0.5]:
-            return forecaster.predict(fh).to_numpy()[..., None]
-        # Columns by variable, then by level.
-        return forecaster.predict_quantiles(fh, alpha=levels).to_numpy()
+        with warnings.catch_warnings():
+            # Of settings that will change in sktime's next version: once for every window.
+            warnings.simplefilter("ignore", FutureWarning)
+            forecaster = self.forecaster.clone().fit(y, fh=fh)
+            if levels == [0.5]:
+                return forecaster.predict(fh).to_numpy()[..., None]
+            # Columns by variable, then by level.
+            return forecaster.predict_quantiles(fh, alpha=levels).to_numpy()

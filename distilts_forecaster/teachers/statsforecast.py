@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import statsforecast
 from tqdm import tqdm
 
 from distilts_forecaster.teachers.base import (
@@ -14,6 +15,7 @@ from distilts_forecaster.teachers.base import (
     WrappedTeacher,
     check_name_and_revision,
     check_quantile_levels,
+    describe,
 )
 
 __all__ = ["StatsForecastTeacher"]
@@ -33,8 +35,9 @@ class StatsForecastTeacher(WrappedTeacher):
     model : object
         With statsforecast's ``forecast(y, h, level=...)``, and ``forward`` once it is fitted.
     name, revision : str, optional
-        Give both to keep the labels on disk. Change ``revision`` whenever the model is fitted
-        again.
+        Give both to keep the labels of a fitted model on disk. Change ``revision`` whenever it
+        is fitted again. By default a new model is known by its class, its parameters and
+        statsforecast's version, where these can be written down.
 
     Raises
     ------
@@ -68,6 +71,9 @@ class StatsForecastTeacher(WrappedTeacher):
                 f"{kind}(...), which is fitted to each window."
             )
         self.model = self.wrapped = model
+        if name is None and not self._is_fitted:
+            # Copies of it, which grid searches make, are the same teacher.
+            name, revision = describe(model, vars(model), statsforecast.__version__)
         self.info = TeacherInfo(
             name=name or kind, revision=revision, licence=None, quantile_levels=(0.005, 0.995)
         )
@@ -101,8 +107,22 @@ class StatsForecastTeacher(WrappedTeacher):
             disable=None if len(rows) >= _SHOW_PROGRESS_FROM else True,
             leave=False,
         ):
-            made = method(y=contexts[i, :, c].astype(np.float64), h=horizon, level=levels or None)
+            made = self._ask(method, contexts[i, :, c].astype(np.float64), horizon, levels)
             for k, q in enumerate(quantile_levels):
                 side = "lo" if q < 0.5 else "hi"
                 answer[i, :, c, k] = made["mean" if q == 0.5 else f"{side}-{widths[q]}"]
         return TeacherForecast(answer)
+
+    def _ask(
+        self, method: Callable[..., Any], y: np.ndarray, horizon: int, levels: list[float]
+    ) -> Any:
+        """Forecast one window; say what is wrong where the model has no intervals."""
+        if not levels:
+            return method(y=y, h=horizon)
+        try:
+            return method(y=y, h=horizon, level=levels)
+        except Exception as error:  # statsforecast raises bare exceptions
+            raise ValueError(
+                f"{self.info.name} gives no intervals ({error}), which quantiles are read from. "
+                "Ask for the median alone, or use another model."
+            ) from error
