@@ -13,7 +13,7 @@ from darts.models.forecasting.forecasting_model import ForecastingModel
 from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.utils import generate_index
 
-from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.runtime import Forecaster
 from distilts_forecaster.timeseries import like, moved
 from distilts_forecaster.windows import context_windows, iterate_chunks
 
@@ -76,9 +76,6 @@ def backtest(
     ValueError
         If a context has missing values, or no forecast can be made.
     """
-    steps = horizon
-    if last_points_only:
-        student, steps = _last_step(student, horizon)
     # Series of a panel mostly share their times. Finding out where to start, and cutting the
     # times of each forecast, takes several times as long as the forecasts.
     places: dict[Any, _Places] = {}
@@ -92,7 +89,7 @@ def backtest(
                 origins, _times(model, one, origins, horizon, stride, last_points_only)
             )
         where = places[key]
-        forecasts = _forecasts(student, array, index, where.origins, steps, one.dtype)
+        forecasts = _forecasts(student, array, index, where.origins, horizon, one.dtype)
         if last_points_only:
             block = np.concatenate(list(forecasts))
             built: Any = (moved if stride == 1 else like)(one, where.times, block[:, -1, :, None])
@@ -105,14 +102,6 @@ def backtest(
             ]
         made.append(built)
     return made
-
-
-def _last_step(student: Forecaster, horizon: int) -> tuple[Forecaster, int]:
-    """Return a student and how many steps it must forecast for the last to be the one wanted."""
-    if isinstance(student, LinearForecaster) and horizon <= student.output_chunk_length:
-        weights = np.ascontiguousarray(student.weights[:, :, horizon - 1 : horizon])
-        return LinearForecaster(weights, student.output_chunk_shift), 1
-    return student, horizon
 
 
 def _origins(
@@ -175,7 +164,7 @@ def _forecasts(
     values: np.ndarray,
     index: int,
     origins: np.ndarray,
-    steps: int,
+    horizon: int,
     dtype: Any,
 ) -> Iterator[np.ndarray]:
     """Yield forecasts (n, steps, C) from some origins at a time."""
@@ -191,4 +180,4 @@ def _forecasts(
         )
     for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
         contexts = context_windows(values, part, length)
-        yield student.predict(contexts, steps).astype(dtype)
+        yield student.predict(contexts, horizon).astype(dtype)

@@ -627,3 +627,30 @@ def test_it_can_be_cloned_and_changed_as_scikit_learn_does():
     with pytest.raises(ValueError, match="distillation_weight"):
         model.set_params(distillation_weight=-1.0)
     assert model.get_params()["distillation_weight"] == 3.0
+
+
+@pytest.mark.parametrize("n_series", [1, 3])
+def test_last_points_are_exactly_those_of_the_whole_forecasts(n_series):
+    # Darts compares them with ==: a product with one column rounds differently.
+    several = [series(seed=i, components=2) for i in range(n_series)]
+    model = make(naive).fit(several)
+    given = {"forecast_horizon": 4, "retrain": False, "stride": 2}
+    last = model.historical_forecasts(several, last_points_only=True, **given)
+    whole = model.historical_forecasts(several, last_points_only=False, **given)
+    for one, many in zip(last, whole, strict=True):
+        np.testing.assert_array_equal(one.values(), [f.values()[-1] for f in many])
+        assert one.time_index.tolist() == [f.end_time() for f in many]
+
+
+def test_series_of_a_panel_need_not_share_their_times():
+    several = [
+        series(150), series(150, seed=1), series(120, start="2024-02-01"),
+        series(150, freq="D"), series(100, start=None),
+    ]  # fmt: skip
+    model = make(naive).fit(several)
+    for last_points_only in (True, False):
+        given = {"forecast_horizon": 3, "retrain": False, "last_points_only": last_points_only}
+        together = model.historical_forecasts(several, **given)
+        for one, made in zip(several, together, strict=True):
+            alone = model.historical_forecasts(one, **given)
+            assert made == alone
