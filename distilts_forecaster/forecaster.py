@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -431,9 +432,10 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         """
         if past_covariates is not None or future_covariates is not None:
             raise ValueError("The model was fitted without covariates: leave them out.")
-        if predict_kwargs:
-            # predict has no parameters of its own that change a forecast.
-            raise TypeError(f"predict takes none of predict_kwargs, got {sorted(predict_kwargs)}.")
+        # None of predict's own parameters changes a forecast; what it does not know it refuses.
+        unknown = set(predict_kwargs or {}) - set(inspect.signature(self.predict).parameters)
+        if unknown:
+            raise TypeError(f"predict has no parameters {sorted(unknown)}: see predict_kwargs.")
         # The checks of predict: fitted, no samples, no shifted auto-regression.
         super().predict(
             forecast_horizon,

@@ -363,6 +363,9 @@ def test_what_predict_does_not_take_is_refused_in_backtests(optimised):
         model.historical_forecasts(
             series(), retrain=False, enable_optimization=optimised, predict_kwargs={"unknown": 1}
         )
+    model.historical_forecasts(
+        series(), retrain=False, enable_optimization=optimised, predict_kwargs={"verbose": False}
+    )
 
 
 def test_functions_and_paths_among_the_settings_can_be_saved(teacher, tmp_path):
