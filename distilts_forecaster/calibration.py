@@ -25,6 +25,10 @@ _LEVELS = np.concatenate([[0.005], np.linspace(0.01, 0.99, 99), [0.995]])
 _MOST_WINDOWS = 2000
 
 
+#: With fewer errors than these, their own quantiles are not used.
+_FEWEST_ERRORS = 30
+
+
 @dataclass(frozen=True)
 class Spread:
     """Quantiles of a student's errors at each step, in units of the context's deviation.
@@ -121,10 +125,21 @@ def calibrate(
     rows = rows[np.isfinite(rows).all(axis=1)]
     if not len(rows):
         return Spread(np.zeros((settings.output_chunk_length, len(_LEVELS)), np.float32))
-    offsets = np.quantile(rows, _LEVELS, axis=0).T
+    offsets = _quantiles(rows)
     beyond = np.arange(steps, settings.output_chunk_length) + 1
     grown = offsets[-1] * np.sqrt(beyond / steps)[:, None]
     return Spread(np.concatenate([offsets, grown]).astype(np.float32))
+
+
+def _quantiles(errors: np.ndarray) -> np.ndarray:
+    """Return the quantiles (steps, 101) of errors (n, steps)."""
+    if len(errors) >= _FEWEST_ERRORS:
+        return np.quantile(errors, _LEVELS, axis=0).T
+    # Too few to have tails: those of Student's distribution, as wide as they are.
+    from scipy.stats import t
+
+    scale = np.sqrt((errors**2).mean(axis=0))
+    return scale[:, None] * t.ppf(_LEVELS, df=len(errors))
 
 
 def _covariates(

@@ -310,6 +310,17 @@ class TestQuantiles:
         moved = make(teacher).fit(100 + 7 * y).predict_quantiles(fh, alpha=alpha)
         np.testing.assert_allclose(moved, 100 + 7 * quantiles, rtol=1e-3)
 
+    @pytest.mark.parametrize("n", [8, 12, 20])
+    def test_have_a_width_however_short_the_series(self, n):
+        y = pd.Series(np.random.default_rng(0).normal(size=n))
+        free = {"input_chunk_length": None, "output_chunk_length": None}
+        forecaster = make(distillation_weight=0, **free).fit(y, fh=[1, 2])
+        interval = forecaster.predict_interval(coverage=[0.5, 0.9])
+        values = interval.to_numpy()
+        assert (values[:, 2] < values[:, 0]).all()
+        assert (values[:, 0] < values[:, 1]).all()
+        assert (values[:, 1] < values[:, 3]).all()
+
     def test_grow_beyond_the_steps_forecast_at_once(self, teacher):
         forecaster = make(teacher).fit(made())
         width = forecaster.predict_interval([T, 4 * T], coverage=0.8).diff(axis=1).iloc[:, -1]
