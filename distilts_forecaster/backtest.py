@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from darts.models.forecasting.forecasting_model import ForecastingModel
 from darts.utils.historical_forecasts.utils import _get_historical_forecast_boundaries
 from darts.utils.utils import generate_index
 
-from distilts_forecaster.runtime import Forecaster
 from distilts_forecaster.timeseries import like, moved
 from distilts_forecaster.windows import context_windows, iterate_chunks
 
@@ -22,6 +21,8 @@ __all__ = ["backtest"]
 #: Windows times components forecast at once: float64 contexts of 512 steps that stay in the
 #: processor's cache (half the time of 4,096 rows).
 _ROWS_PER_CHUNK = 512
+
+Forecast = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class _Places:
 
 def backtest(
     model: ForecastingModel,
-    student: Forecaster,
+    forecast: Forecast,
     series: Sequence[TimeSeries],
     values: Sequence[np.ndarray],
+    input_chunk_length: int,
     horizon: int,
     stride: int,
     last_points_only: bool,
+    names: Callable[[TimeSeries], list[str]] | None,
     **boundaries: Any,
 ) -> list[Any]:
     """Forecast from every requested point of every series.
@@ -56,12 +59,15 @@ def backtest(
     ----------
     model : ForecastingModel
         Whose lags say where forecasts can start.
-    student : Forecaster
+    forecast : callable
+        Of contexts (N, L, C): forecasts (N, horizon, C, S).
     series : sequence of TimeSeries
     values : sequence of numpy.ndarray, shape (n_points, C)
         Of the series.
-    horizon, stride : int
+    input_chunk_length, horizon, stride : int
     last_points_only : bool
+    names : callable, optional
+        Returns the names of what is forecast of a series; by default its components.
     **boundaries
         ``start``, ``start_format``, ``overlap_end`` and ``show_warnings`` of
         ``historical_forecasts``.
@@ -74,7 +80,7 @@ def backtest(
     Raises
     ------
     ValueError
-        If a context has missing values, or no forecast can be made.
+        If a context has infinite or no values, or no forecast can be made.
     """
     # Series of a panel mostly share their times. Finding out where to start, and cutting the
     # times of each forecast, takes several times as long as the forecasts.
@@ -89,13 +95,18 @@ def backtest(
                 origins, _times(model, one, origins, horizon, stride, last_points_only)
             )
         where = places[key]
-        forecasts = _forecasts(student, array, index, where.origins, horizon, one.dtype)
+        called = None if names is None else names(one)
+        forecasts = _forecasts(forecast, array, index, where.origins, input_chunk_length, one.dtype)
         if last_points_only:
-            block = np.concatenate(list(forecasts))
-            built: Any = (moved if stride == 1 else like)(one, where.times, block[:, -1, :, None])
+            block = np.concatenate([part[:, -1] for part in forecasts])
+            if stride == 1 and called is None:
+                built: Any = moved(one, where.times, block)
+            else:
+                built = like(one, where.times, block, called)
         else:
-            template = like(one, where.times[0], np.empty((horizon, one.width, 1)))
-            several = (block for part in forecasts for block in part[..., None])
+            width = one.width if called is None else len(called)
+            template = like(one, where.times[0], np.empty((horizon, width, 1)), called)
+            several = (block for part in forecasts for block in part)
             built = [
                 moved(template, times, block)
                 for times, block in zip(where.times, several, strict=True)
@@ -160,24 +171,27 @@ def _times(
 
 
 def _forecasts(
-    student: Forecaster,
+    forecast: Forecast,
     values: np.ndarray,
     index: int,
     origins: np.ndarray,
-    horizon: int,
+    input_chunk_length: int,
     dtype: Any,
 ) -> Iterator[np.ndarray]:
-    """Yield forecasts (n, steps, C) from some origins at a time."""
+    """Yield forecasts (n, steps, C, S) from some origins at a time."""
     values = np.asfortranarray(values)
-    length = student.input_chunk_length
-    missing = np.concatenate([[0], np.cumsum(~np.isfinite(values).all(axis=1))])
-    n_missing = missing[origins] - missing[origins - length]
-    if n_missing.any():
+    if np.isinf(values).any():
         raise ValueError(
-            f"series[{index}] has up to {n_missing.max()} steps with missing or infinite "
-            "values in a context to forecast from. Fill them, for instance with "
-            "darts.utils.missing_values.fill_missing_values."
+            f"series[{index}] has {int(np.isinf(values).sum())} infinite values: replace them, NaN "
+            "means missing."
         )
+    known = np.isfinite(values)
+    if not known.all():
+        counts = np.concatenate([np.zeros((1, values.shape[1]), int), np.cumsum(known, axis=0)])
+        if (counts[origins] == counts[origins - input_chunk_length]).any():
+            raise ValueError(
+                f"series[{index}] has no value in a context to forecast from "
+                f"({input_chunk_length} steps). Start later, or fill it."
+            )
     for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
-        contexts = context_windows(values, part, length)
-        yield student.predict(contexts, horizon).astype(dtype)
+        yield forecast(context_windows(values, part, input_chunk_length)).astype(dtype)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from distilts_forecaster.gaps import fill_gaps
 from distilts_forecaster.windows import SOFTNESS, PreparedSeries
 
 __all__ = ["Batch", "TeacherArray", "TrainingWindows"]
@@ -36,8 +37,8 @@ class Batch:
     hidden : numpy.ndarray of float32, shape (B, C or 1, P, D), or None
         The teacher's hidden states, each of the D numbers standardised over all windows;
         NaN where the teacher was not asked.
-    past, future : numpy.ndarray of float32, shape (B, L, P) and (B, L + T, F), or None
-        Covariates, standardised.
+    past, future, static : numpy.ndarray of float32, or None
+        Covariates, standardised: (B, L, P), (B, L + T, F) and (B, C, S).
     """
 
     context: np.ndarray
@@ -48,6 +49,7 @@ class Batch:
     hidden: np.ndarray | None
     past: np.ndarray | None
     future: np.ndarray | None
+    static: np.ndarray | None
 
 
 class TeacherArray:
@@ -110,7 +112,7 @@ class TrainingWindows:
         In units of the series' values.
     hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
     hidden_mean, hidden_spread : numpy.ndarray of float32, shape (D,), or None
-    past_scale, future_scale : numpy.ndarray of float64, shape (2, P) and (2, F), or None
+    past_scale, future_scale, static_scale : numpy.ndarray of float64, shape (2, ...), or None
         Mean and standard deviation of each covariate.
     n_quantiles : int
         Q.
@@ -132,6 +134,7 @@ class TrainingWindows:
     hidden_spread: np.ndarray | None = None
     past_scale: np.ndarray | None = None
     future_scale: np.ndarray | None = None
+    static_scale: np.ndarray | None = None
     n_quantiles: int = 1
     n_truth_steps: int | None = None
 
@@ -184,25 +187,30 @@ class TrainingWindows:
         """
         length, steps = self.input_chunk_length, self.output_chunk_length
         n, components = len(chosen), self.series[0].raw.shape[1]
-        context = np.empty((n, length, components), np.float32)
+        context = np.full((n, length, components), np.nan, np.float32)
         truth = np.full((n, steps, components), np.nan, np.float32)
         past, future = self._empty_covariates(n)
         for row, window in enumerate(chosen):
             series, origin = self.series[self.owner[window]], int(self.origins[window])
-            context[row] = series.values[origin - length : origin]
+            first = max(0, origin - length)  # a short series may begin later than its window
+            context[row, length - (origin - first) :] = series.values[first:origin]
             start = origin + self.output_chunk_shift
             if self.has_truth[window]:
                 known = series.values[start : start + (self.n_truth_steps or steps)]
                 truth[row, : len(known)] = known
             if past is not None and series.past is not None:
-                past[row] = series.past[origin - length : origin]
+                past[row] = _edge_padded(series.past[first:origin], length, 0)
             if future is not None and series.future is not None:
-                future[row, :length] = series.future[origin - length : origin]
+                future[row, :length] = _edge_padded(series.future[first:origin], length, 0)
                 # Where fewer steps are validated on than T, the last may not be known: they
                 # are not looked at either.
-                known = series.future[start : start + steps]
-                future[row, length : length + len(known)] = known
-                future[row, length + len(known) :] = series.future[-1]
+                known = series.future[min(start, len(series.future) - 1) : start + steps]
+                future[row, length:] = _edge_padded(known, steps, 1)
+        if any(series.has_gaps for series in self.series):
+            context = fill_gaps(context, self.series[0].period)
+            unknown = np.isnan(context[:, :1])
+            context = np.where(unknown, np.float32(0.0), context)
+            truth[np.broadcast_to(unknown, truth.shape)] = np.nan
         mean = context.mean(axis=1, keepdims=True)
         context -= mean
         power = np.einsum("nlc,nlc->nc", context, context)[:, None] / length
@@ -218,6 +226,7 @@ class TrainingWindows:
             hidden=self._hidden(chosen),
             past=_standardise(past, self.past_scale),
             future=_standardise(future, self.future_scale),
+            static=_standardise(self._static(chosen), self.static_scale),
         )
 
     def _empty_covariates(self, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -230,6 +239,12 @@ class TrainingWindows:
             steps = length + self.output_chunk_length
             future = np.empty((n, steps, first.future.shape[1]))
         return past, future
+
+    def _static(self, chosen: np.ndarray) -> np.ndarray | None:
+        """Return the static covariates of some windows: (n, C, S)."""
+        if self.series[0].static is None:
+            return None
+        return np.stack([self.series[i].static for i in self.owner[chosen]])
 
     def _labels(
         self, chosen: np.ndarray, mean: np.ndarray, spread: np.ndarray
@@ -247,6 +262,14 @@ class TrainingWindows:
         return (_gather(self.hidden, self.label_row[chosen]) - self.hidden_mean) / (
             self.hidden_spread
         )
+
+
+def _edge_padded(rows: np.ndarray, length: int, side: int) -> np.ndarray:
+    """Repeat the first (side 0) or the last row until there are ``length``."""
+    short = length - len(rows)
+    if not short:
+        return rows
+    return np.pad(rows, ((short, 0) if side == 0 else (0, short), (0, 0)), mode="edge")
 
 
 def _standardise(covariates: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray | None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from distilts_forecaster.labels import Labeller, LabelStore
-from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
+from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
 from distilts_forecaster.teachers.ensemble import (
     BY_HORIZON,
     EnsembleTeacher,
     average,
     weights_by_horizon,
 )
-from distilts_forecaster.windows import history_windows, iterate_chunks, target_windows
+from distilts_forecaster.windows import iterate_chunks, target_windows
 
 __all__ = ["EnsembleLabeller"]
 
@@ -97,7 +97,6 @@ class EnsembleLabeller(Labeller):
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return
         shift, steps = settings.output_chunk_shift, horizon or settings.output_chunk_length
-        history = resolve_teacher_context(settings, self.teacher.info)
         usable = [plan.trial_truth & plan.trial_labelled for plan in plans]
         every = max(1, -(-sum(int(mask.sum()) for mask in usable) // _MOST_WINDOWS))
         self.members[-1].on_progress = self.on_progress
@@ -106,15 +105,16 @@ class EnsembleLabeller(Labeller):
         for plan, mask in zip(plans, usable, strict=True):
             series = plan.series
             for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
-                contexts = history_windows(series.raw, origins, history)
+                contexts = teacher_contexts(series, origins, settings, self.teacher.info)
                 truth = target_windows(series.raw, origins, steps, shift)
                 window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        (m.label(contexts)[:, window, :, settings.median] - truth) / series.spread
+                        (m.label(contexts)[:, window, :, self.median] - truth) / series.spread
                         for m in self.members
                     ]
                 )
+                errors = np.nan_to_num(errors)  # where the truth is missing
                 products += np.einsum("kntc,jntc->tkj", errors, errors)
                 count += len(origins)
         if count:

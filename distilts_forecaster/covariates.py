@@ -11,7 +11,8 @@ from darts import TimeSeries
 from darts.typing import TimeSeriesLike
 from darts.utils.utils import n_steps_between
 
-from distilts_forecaster.plan import Settings
+from distilts_forecaster.gaps import fill_covariates
+from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.windows import PreparedSeries
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "check_same_covariates",
     "covariates_to_predict",
     "rows_of",
+    "static_names",
+    "static_values",
 ]
 
 
@@ -65,7 +68,13 @@ def as_list(name: str, covariates: Any, n_series: int) -> list[TimeSeries] | Non
 
 
 def rows_of(
-    name: str, covariates: TimeSeries, series: TimeSeries, first: int, stop: int, least: int
+    name: str,
+    covariates: TimeSeries,
+    series: TimeSeries,
+    first: int,
+    stop: int,
+    least: int,
+    known_ahead: bool,
 ) -> np.ndarray:
     """Return the values at given steps of a series.
 
@@ -79,6 +88,8 @@ def rows_of(
         Steps wanted, counted from the start of ``series``.
     least : int
         Steps up to here are needed; later ones are returned where there are some.
+    known_ahead : bool
+        Whether values are known ahead of time: how gaps are filled.
 
     Returns
     -------
@@ -87,13 +98,13 @@ def rows_of(
     Raises
     ------
     ValueError
-        If steps are not covered, or values are missing.
+        If steps are not covered, or values are infinite, or missing throughout.
 
     Examples
     --------
     >>> series = TimeSeries.from_values(np.zeros(4))
     >>> covariates = TimeSeries.from_values(np.arange(6.0))
-    >>> rows_of("future_covariates", covariates, series, 2, 9, least=5).ravel()
+    >>> rows_of("future_covariates", covariates, series, 2, 9, 5, True).ravel()
     array([2., 3., 4., 5.])
     """
     if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
@@ -112,12 +123,13 @@ def rows_of(
             f"{covariates.end_time()}."
         )
     values = covariates.all_values(copy=False)[offset + first : offset + stop, :, 0]
-    if not np.isfinite(values).all():
+    empty = np.isnan(values).all(axis=0)
+    if np.isinf(values).any() or empty.any():
         raise ValueError(
-            f"{name} has {int((~np.isfinite(values)).sum())} missing or infinite values. Fill "
-            "them, for instance with darts.utils.missing_values.fill_missing_values."
+            f"{name} has {int(np.isinf(values).sum())} infinite values, and none at all in "
+            f"{list(covariates.columns[empty])}. NaN means missing, but not throughout."
         )
-    return values.astype(np.float64)
+    return fill_covariates(values.astype(np.float64), known_ahead)
 
 
 def add_covariates(
@@ -125,6 +137,7 @@ def add_covariates(
     prepared: list[PreparedSeries],
     past: dict[str, Any],
     future: dict[str, Any],
+    static: Sequence[str],
     target_stop: int,
 ) -> list[PreparedSeries]:
     """Add covariates to their series, as far ahead as they are known.
@@ -136,6 +149,8 @@ def add_covariates(
         The same series.
     past, future : dict
         The covariates by the name of their parameter.
+    static : sequence of str
+        Names of the static covariates to use.
     target_stop : int
         Steps beyond the end of a series that future covariates are of use for.
 
@@ -156,14 +171,72 @@ def add_covariates(
             # No context reaches into the last target.
             less = target_stop if field == "past" else 0
             rows = [
-                rows_of(name, c, s, 0, len(s) + ahead, len(s) - less)
+                rows_of(name, c, s, 0, len(s) + ahead, len(s) - less, field == "future")
                 for c, s in zip(given, targets, strict=True)
             ]
             prepared = [
                 replace(p, past=row) if field == "past" else replace(p, future=row)
                 for p, row in zip(prepared, rows, strict=True)
             ]
+    if static:
+        prepared = [
+            replace(p, static=static_values(s, static))
+            for p, s in zip(prepared, targets, strict=True)
+        ]
     return prepared
+
+
+def static_names(series: TimeSeriesLike) -> list[str]:
+    """Return the names of the numeric static covariates that say something.
+
+    Parameters
+    ----------
+    series : TimeSeries or sequence of TimeSeries
+
+    Returns
+    -------
+    list of str
+        Those that all series have and that are not the same everywhere.
+    """
+    targets = [series] if isinstance(series, TimeSeries) else list(series)
+    frames = [s.static_covariates for s in targets]
+    if any(frame is None for frame in frames):
+        return []
+    first = frames[0].select_dtypes(include=np.number)
+    names = [name for name in first.columns if all(name in frame.columns for frame in frames)]
+    known = [name for name in names if all(np.isfinite(frame[name]).all() for frame in frames)]
+    values = {name: {float(v) for frame in frames for v in frame[name]} for name in known}
+    return [name for name in known if len(values[name]) > 1]
+
+
+def static_values(series: TimeSeries, names: Sequence[str]) -> np.ndarray:
+    """Return static covariates of each component.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    names : sequence of str
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n_components, len(names))
+
+    Raises
+    ------
+    ValueError
+        If one is not there, or missing.
+    """
+    frame = series.static_covariates
+    missing = [n for n in names if frame is None or n not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"The model was fitted with the static covariates {list(names)}; a series lacks "
+            f"{missing}. Add them: series.with_static_covariates(frame)."
+        )
+    values = frame[list(names)].to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"A series has missing static covariates among {list(names)}.")
+    return np.broadcast_to(values, (series.width, len(names)))
 
 
 def check_same_covariates(series: PreparedSeries, validation: PreparedSeries) -> None:
@@ -190,7 +263,12 @@ def check_same_covariates(series: PreparedSeries, validation: PreparedSeries) ->
 
 
 def covariates_to_predict(
-    series: Sequence[TimeSeries], n: int, settings: Settings, past: Any, future: Any
+    series: Sequence[TimeSeries],
+    n: int,
+    student: Forecaster,
+    past: Any,
+    future: Any,
+    static: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Return the covariates that a student needs to forecast the end of each series.
 
@@ -199,14 +277,16 @@ def covariates_to_predict(
     series : sequence of TimeSeries
     n : int
         Steps to forecast.
-    settings : Settings
+    student : Forecaster
     past, future : TimeSeries, sequence of TimeSeries or None
+    static : sequence of str
+        Names of the static covariates.
 
     Returns
     -------
     dict of str to numpy.ndarray
-        ``past_covariates`` and ``future_covariates``, as
-        :meth:`~distilts_forecaster.students.forecaster.NetworkForecaster.predict` takes them;
+        ``past_covariates``, ``future_covariates`` and ``static_covariates``, as
+        :meth:`~distilts_forecaster.inference.Forecaster.predict` takes them;
         empty without covariates.
 
     Raises
@@ -214,22 +294,26 @@ def covariates_to_predict(
     TypeError, ValueError
         If they do not fit the series, or do not reach far enough.
     """
-    length, steps = settings.input_chunk_length, settings.output_chunk_length
-    shift, ahead = settings.output_chunk_shift, max(n, steps)
-    arrays = {}
-    given = as_list("past_covariates", past, len(series))
-    if given is not None:
+    length, steps = student.input_chunk_length, student.output_chunk_length
+    shift, arrays = student.output_chunk_shift, {}
+    for name, covariates, more in (
+        ("past_covariates", past, max(0, n - steps)),
+        ("future_covariates", future, shift + max(n, steps)),
+    ):
+        given = as_list(name, covariates, len(series))
+        if given is None:
+            continue
         rows = []
         for one, target in zip(given, series, strict=True):
-            stop = len(target) + max(0, n - steps)
-            rows.append(rows_of("past_covariates", one, target, len(target) - length, stop, stop))
-        arrays["past_covariates"] = np.stack(rows)
-    given = as_list("future_covariates", future, len(series))
-    if given is not None:
-        rows = []
-        for one, target in zip(given, series, strict=True):
-            stop = len(target) + shift + ahead
-            row = rows_of("future_covariates", one, target, len(target) - length, stop, stop)
-            rows.append(np.concatenate([row[:length], row[length + shift :]]))
-        arrays["future_covariates"] = np.stack(rows)
+            stop = len(target) + more
+            first = max(0, len(target) - length)
+            row = rows_of(name, one, target, first, stop, stop, name == "future_covariates")
+            # A series that is shorter than the context: its first covariates go on to the left.
+            row = np.pad(row, ((length + more - len(row), 0), (0, 0)), mode="edge")
+            if name == "future_covariates":
+                row = np.concatenate([row[:length], row[length + shift :]])
+            rows.append(row)
+        arrays[name] = np.stack(rows)
+    if static:
+        arrays["static_covariates"] = np.stack([static_values(s, static) for s in series])
     return arrays

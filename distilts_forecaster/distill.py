@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,17 +16,21 @@ from tqdm import tqdm
 
 from distilts_forecaster.batches import TeacherArray
 from distilts_forecaster.blending import EnsembleLabeller
-from distilts_forecaster.calibration import Spread, calibrate
+from distilts_forecaster.calibration import calibrate
+from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller, cache_folder, open_store
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import (
     SeriesPlan,
     Settings,
     Student,
+    find_season,
     plan_windows,
     resolve_teacher_context,
 )
-from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.quantiles import interpolate_levels
+from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.students.effects import choose_penalty, fit_effects
 from distilts_forecaster.students.linear import (
     RIDGE_GRID,
     Choice,
@@ -35,11 +39,15 @@ from distilts_forecaster.students.linear import (
     choose,
     solve,
 )
-from distilts_forecaster.sums import accumulate, accumulate_validation
-from distilts_forecaster.teachers.base import check_quantile_levels
+from distilts_forecaster.sums import (
+    accumulate,
+    accumulate_validation,
+    held_out_windows,
+    impute_truth,
+)
 from distilts_forecaster.teachers.ensemble import EnsembleTeacher
 from distilts_forecaster.teachers.load import load_teacher
-from distilts_forecaster.windows import PreparedSeries, complete_windows
+from distilts_forecaster.windows import PreparedSeries
 
 if TYPE_CHECKING:
     from distilts_forecaster.students.training import Epoch
@@ -52,6 +60,15 @@ ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
 #: Tried where horizon_weights="auto".
 TAU_GRID = (0.0, 0.5, 1.0, 2.0)
 
+#: lambda by which missing truth is imputed while settings are chosen.
+_TYPICAL_RIDGE = 0.1
+
+#: Penalty on the effects of covariates where nothing is held out to choose it on.
+_TYPICAL_PENALTY = 0.1
+
+#: Series of fewer windows' lengths than these have windows that reach beyond their ends.
+_SHORT = 2
+
 
 @dataclass(frozen=True)
 class TrainingSummary:
@@ -62,7 +79,7 @@ class TrainingSummary:
     windows_seen : int
         Windows with truth that the student was fitted on.
     windows_skipped : int
-        Windows left out because a value is missing.
+        Windows left out because too little of them is observed.
     windows_labelled : int
         Windows the teacher forecast during this fit; those of several teachers count apart.
     labels_from_cache : int
@@ -129,11 +146,10 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A fitted student, how it came about, and how far it is off, where that was measured."""
+    """A fitted student, and how it came about."""
 
     student: Forecaster
     summary: TrainingSummary
-    spread: Spread | None = None
 
 
 def fit_student(
@@ -166,8 +182,7 @@ def fit_student(
     Raises
     ------
     ValueError, TypeError
-        As :func:`distill` and :func:`~distilts_forecaster.load_teacher`, or where the teacher
-        does not know a quantile level.
+        As :func:`distill` and :func:`~distilts_forecaster.load_teacher`.
     ImportError
         If student or teacher need an extra that is not installed.
     """
@@ -181,14 +196,13 @@ def fit_student(
     if settings.distillation_weight == 0:
         return distill(series, settings, None, validation, verbose, checkpoints)
     loaded = load_teacher(teacher)
-    check_quantile_levels(loaded.info, settings.quantile_levels)
     members = loaded.teachers if isinstance(loaded, EnsembleTeacher) else (loaded,)
     with ExitStack() as stack:
         stores = [
             stack.enter_context(closing(open_store(cache_dir, one.info.revision is not None)))
             for one in members
         ]
-        request = (settings.target_stop, settings.quantile_levels)
+        request = (settings.target_stop, settings.label_levels(loaded.info))
         labeller = (
             EnsembleLabeller(loaded, stores, *request)
             if isinstance(loaded, EnsembleTeacher)
@@ -241,36 +255,45 @@ def distill(
     started = time.perf_counter()
     student = settings.student
     is_linear = isinstance(student, Linear)
-    nothing_to_choose = is_linear and not _choices(settings, labeller) and not settings.calibrated
+    series, validation = _prepare(series, validation, settings)
+    has_covariates = bool(series[0].n_covariates)
+    whole = is_linear and not _choices(settings, labeller) and not settings.probabilistic
+    whole = whole and not has_covariates
     plans, horizon = plan_windows(
-        series, settings, labeller, hold_out=validation is None and not nothing_to_choose
+        series, settings, labeller, hold_out=validation is None and not whole
     )
     _check_plans(plans, settings, labeller)
-    if validation is not None and not nothing_to_choose:
+    if validation is not None and not whole:
         horizon = settings.output_chunk_length
         if not any(
-            complete_windows(s, settings.input_chunk_length, settings.target_stop).any()
-            for s in validation
+            mask.any() for _, mask in held_out_windows(plans, validation, settings, horizon)
         ):
             raise ValueError(
-                "val_series has no complete window to validate on: every one has missing values. "
-                "Fill them, or leave val_series out."
+                "val_series has no window to validate on: too little of it is observed. "
+                "Pass a longer one, or leave val_series out."
             )
     plans_hold_out = validation is None and horizon > 0
     align = False
     if not is_linear:
         from distilts_forecaster.gradient import aligns, fit_network, gather_windows, probe
 
-        align = aligns(settings, labeller, probe(settings, series[0]))
+        bare = [without_covariates(plan) if settings.is_matrix else plan for plan in plans]
+        align = aligns(settings, labeller, probe(settings, bare[0].series))
     n_labels = sum(int(plan.labelled.sum()) for plan in plans)
     labels = None if is_linear or labeller is None else TeacherArray(n_labels)
-    on_labels = None if labels is None else lambda index, origins, made: labels.append(made)
+    on_labels = None if labels is None else _keep_labels(labels, labeller, settings)
     if isinstance(labeller, EnsembleLabeller):
         with _labelling(labeller, None, "weighing teachers", verbose):
             labeller.choose_weights(plans, settings, horizon if plans_hold_out else 0)
     with _labelling(labeller, n_labels, "labelling", verbose):
         trial, final, error_by_step = accumulate(plans, settings, labeller, horizon, on_labels)
     held_out = accumulate_validation(plans, validation, settings, horizon)
+    horizon = horizon if held_out else 0
+    weight_candidates = _weight_candidates(settings, error_by_step)
+    guess = Choice(float(labeller is not None), weight_candidates[0], _ridges(student)[0])
+    if len(_ridges(student)) > 1:
+        guess = replace(guess, ridge=_TYPICAL_RIDGE)
+    trial = impute_truth(trial, plans, settings, "trial_truth", lambda s: _weights(s, guess))
     summed = time.perf_counter()
 
     n_windows = sum(int(plan.truth.sum()) for plan in plans)
@@ -280,34 +303,41 @@ def distill(
         held_out,
         ridges=_ridges(student),
         alphas=_alpha_candidates(settings, labeller),
-        weights=_weight_candidates(settings, error_by_step),
+        weights=weight_candidates,
         n_truth=n_windows / settings.output_chunk_length,
-        n_validation=held_out.n_truth * len(held_out.gram_truth) / horizon if held_out else 0.0,
+        n_validation=held_out.n_rows / horizon if held_out else 0.0,
         teacher_error=teacher_error,
     )
     decided = time.perf_counter()
     teacher_seconds = labeller.seconds if labeller else 0.0
+    final = impute_truth(final, plans, settings, "truth", lambda s: _weights(s, chosen))
     if is_linear:
-        fitted: Forecaster = _solve(final, chosen, settings.output_chunk_shift)
+        fitted: Forecaster = _solve(final, chosen, settings, series[0].period)
         judged = fitted
-        if settings.calibrated and held_out and validation is None:
-            judged = _solve(trial, chosen, settings.output_chunk_shift)
+        if (settings.probabilistic or has_covariates) and held_out and validation is None:
+            judged = _solve(trial, chosen, settings, series[0].period)
         outcome: dict[str, Any] = {"validation_error": chosen.error}
     else:
         with _labelling(labeller if align else None, n_labels, "hidden states", verbose):
             gathered = gather_windows(
-                plans,
+                bare,
                 settings,
                 None if labels is None else labels.rows,
                 labeller if align else None,
-                validation,
-                horizon if held_out else 0,
+                _bare_validation(validation, settings),
+                horizon,
             )
         fitted, judged, outcome = fit_network(
             gathered, settings, chosen, (trial, final), checkpoints, verbose
         )
+    if has_covariates and isinstance(fitted, LinearForecaster):
+        assert isinstance(judged, LinearForecaster)
+        fitted, judged = _add_effects(fitted, judged, plans, validation, settings, horizon)
+    if settings.probabilistic:
+        spread = calibrate(judged, plans, validation, settings, horizon, labeller)
+        fitted = fitted.with_spread(spread)
     possible = sum(
-        s.count_windows(settings.input_chunk_length + settings.target_stop) for s in series
+        s.count_windows(settings.input_chunk_length, settings.target_stop) for s in series
     )
     summary = TrainingSummary(
         windows_seen=n_windows,
@@ -321,7 +351,7 @@ def distill(
         tau=_steepness(settings, chosen.weights),
         horizon_weights=tuple(float(w) for w in chosen.weights),
         ridge=float(chosen.ridge),
-        validation_horizon=horizon if held_out else 0,
+        validation_horizon=horizon,
         validation_error_without_teacher=chosen.error_without_teacher,
         seconds={
             "teacher": labeller.seconds if labeller else 0.0,
@@ -336,10 +366,82 @@ def distill(
         ),
         **outcome,
     )
-    spread = None
-    if settings.calibrated:
-        spread = calibrate(judged, plans, validation, settings, horizon if held_out else 0)
-    return Distilled(fitted, summary, spread)
+    return Distilled(fitted, summary)
+
+
+def _prepare(
+    series: Sequence[PreparedSeries],
+    validation: Sequence[PreparedSeries] | None,
+    settings: Settings,
+) -> tuple[list[PreparedSeries], list[PreparedSeries] | None]:
+    """Find the season by which gaps are filled, and series that give few windows."""
+    season = find_season(series)
+    length = settings.input_chunk_length
+    season = None if season is not None and season >= length else season
+
+    def is_short(one: PreparedSeries) -> bool:
+        return one.row_length is None and len(one) < _SHORT * (length + settings.target_stop)
+
+    prepared = [replace(s, period=season, is_short=is_short(s)) for s in series]
+    if validation is None:
+        return prepared, None
+    return prepared, [replace(s, period=season) for s in validation]
+
+
+def without_covariates(plan: SeriesPlan) -> SeriesPlan:
+    """Return the same windows without covariates, of which they are still required."""
+    return replace(plan, series=_bare(plan.series))
+
+
+def _bare(series: PreparedSeries) -> PreparedSeries:
+    """Return a series without covariates."""
+    return replace(series, past=None, future=None, static=None)
+
+
+def _bare_validation(
+    validation: Sequence[PreparedSeries] | None, settings: Settings
+) -> Sequence[PreparedSeries] | None:
+    """Return series to validate a network on."""
+    if validation is None or not settings.is_matrix:
+        return validation
+    return [_bare(series) for series in validation]
+
+
+def _keep_labels(
+    labels: TeacherArray, labeller: Labeller | None, settings: Settings
+) -> Callable[[int, np.ndarray, np.ndarray], object]:
+    """Return what keeps labels at the levels that the student forecasts."""
+    assert labeller is not None
+    known, wanted = labeller.quantile_levels, settings.head_levels
+
+    def keep(index: int, origins: np.ndarray, made: np.ndarray) -> None:
+        # A teacher that knows the median only, or a student that forecasts nothing else.
+        if len(known) == 1 or len(wanted) == 1:
+            labels.append(made[..., labeller.median, None])
+        else:
+            labels.append(interpolate_levels(np.sort(made, axis=-1), known, wanted))
+
+    return keep
+
+
+def _add_effects(
+    fitted: LinearForecaster,
+    judged: LinearForecaster,
+    plans: Sequence[SeriesPlan],
+    validation: Sequence[PreparedSeries] | None,
+    settings: Settings,
+    horizon: int,
+) -> tuple[LinearForecaster, LinearForecaster]:
+    """Add the effects of covariates to a student, and to what it was on trial."""
+    every = [(plan.series, plan.truth) for plan in plans]
+    trial = [(plan.series, plan.trial_truth) for plan in plans]
+    penalty = _TYPICAL_PENALTY
+    if horizon:
+        held_out = held_out_windows(plans, validation, settings, horizon)
+        penalty = choose_penalty(judged, trial, held_out, horizon)
+        judged = fit_effects(judged, trial, horizon, penalty)
+    fitted = fit_effects(fitted, every, settings.output_chunk_length, penalty)
+    return fitted, judged if horizon else fitted
 
 
 def _choices(settings: Settings, labeller: Labeller | None) -> bool:
@@ -355,9 +457,9 @@ def _check_plans(
     """Raise ValueError unless there is a window for the student and for the teacher."""
     if not any(plan.truth.any() for plan in plans):
         raise ValueError(
-            f"No window of {settings.input_chunk_length + settings.target_stop} steps is complete: "
-            "every one has missing values. Fill them, for instance with "
-            "darts.utils.missing_values.fill_missing_values."
+            f"No window of {settings.input_chunk_length} steps has a quarter of its values, and "
+            f"one of the {settings.output_chunk_length} that follow: too much is missing. Pass "
+            "more data, or a smaller input_chunk_length."
         )
     if labeller is not None and not any(plan.labelled.any() for plan in plans):
         raise ValueError(
@@ -384,17 +486,26 @@ def _labelling(
         yield
 
 
-def _solve(sums: WindowSums, chosen: Choice, output_chunk_shift: int) -> LinearForecaster:
-    """Solve the linear student of the chosen settings, for as many steps as were summed."""
-    weights = chosen.weights[: sums.cross_truth.shape[2]]
-    solution = solve(sums, chosen.alpha * weights, chosen.ridge)
+def _weights(sums: WindowSums, chosen: Choice) -> np.ndarray:
+    """Return the exact weights of the chosen settings, for as many steps as were summed."""
+    alpha_weights = chosen.alpha * chosen.weights[: sums.cross_truth.shape[2]]
+    return solve(sums, alpha_weights, chosen.ridge)
+
+
+def _solve(
+    sums: WindowSums, chosen: Choice, settings: Settings, period: int | None
+) -> LinearForecaster:
+    """Solve the linear student of the chosen settings."""
+    solution = _weights(sums, chosen)
     if not np.isfinite(solution).all():
         raise ValueError(
             "The least-squares problem has no finite solution: the series' values or the "
             f"teacher's forecasts are too large for float32, or distillation_weight="
             f"{chosen.alpha:g} or ridge={chosen.ridge:g} is too extreme."
         )
-    return LinearForecaster(solution.astype(np.float32), output_chunk_shift)
+    return LinearForecaster(
+        solution.astype(np.float32), settings.output_chunk_shift, period, settings.nonnegative
+    )
 
 
 def _ridges(student: Student) -> tuple[float, ...]:

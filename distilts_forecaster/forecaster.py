@@ -20,12 +20,14 @@ from distilts_forecaster.covariates import (
     add_covariates,
     check_same_covariates,
     covariates_to_predict,
+    static_names,
 )
+from distilts_forecaster.declarations import Declarations
 from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
-from distilts_forecaster.plan import Student
+from distilts_forecaster.plan import Student, shortened
 from distilts_forecaster.saving import SAVED, PortableModel
-from distilts_forecaster.students.settings import MLP
+from distilts_forecaster.students.settings import Network
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.timeseries import like, times_after
 from distilts_forecaster.validation import (
@@ -42,7 +44,7 @@ from distilts_forecaster.windows import prepare_series
 __all__ = ["DistilledForecaster"]
 
 
-class DistilledForecaster(PortableModel, GlobalForecastingModel):
+class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
     """A tiny forecaster that has learned from a time-series foundation model.
 
     ``fit`` asks the teacher for forecasts on windows of the user's own series and
@@ -53,9 +55,11 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
     Parameters
     ----------
     input_chunk_length : int, default 512
-        Steps of context the student looks at, L.
+        Steps of context the student looks at, L. Where series have fewer than twice as many
+        points (the median does), half of what they have.
     output_chunk_length : int, default 96
-        Steps forecast at once, T. Longer forecasts feed the first ones back.
+        Steps forecast at once, T. Longer forecasts feed the first ones back. Where series have
+        fewer than three times as many points, a third of what they have.
     output_chunk_shift : int, default 0
         Steps between the end of the context and the first forecast step.
     teacher : str, path-like, Darts model, callable or Teacher, default "bundled"
@@ -87,8 +91,15 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
     alignment_dim : int, default 64
         Numbers kept of each hidden state of the teacher; longer ones are projected at random.
     quantiles : sequence of float, optional
-        Levels to forecast, 0.5 among them, for students trained by gradient. By default
-        a point forecast.
+        Levels to forecast, 0.5 among them. By default a point forecast. ``"mlp"`` and
+        ``"itransformer"`` learn the teacher's quantiles and the truth's; around the forecast of
+        the others are put the quantiles of held-out errors and of the teacher, by step. Levels
+        beyond those that the teacher knows are extrapolated as a normal distribution's.
+    calibrate : bool, default True
+        Whether quantiles are calibrated on held-out truth, which repairs a teacher that is too
+        sure of itself, or not sure enough.
+    nonnegative : bool, default False
+        Whether forecasts below zero become zero: for counts, and what else cannot be negative.
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
@@ -103,7 +114,7 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         epoch until it is done (an interrupted ``fit`` goes on there). By default the
         platform's cache directory; False keeps them in this process.
     add_encoders : dict, optional
-        Covariates that Darts makes of the time index, for students that take covariates; see
+        Covariates that Darts makes of the time index; see
         :class:`darts.dataprocessing.encoders.SequentialEncoder`.
     random_state : int, optional
         Seed of students trained by gradient. The linear student is solved exactly and
@@ -149,6 +160,8 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         alignment_weight: float = 0.3,
         alignment_dim: int = 64,
         quantiles: Sequence[float] | None = None,
+        calibrate: bool = True,
+        nonnegative: bool = False,
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
@@ -171,11 +184,14 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
             label_budget=label_budget,
             teacher_context=teacher_context,
             random_state=random_state,
+            calibrate=calibrate,
+            nonnegative=nonnegative,
         )
         if add_encoders:
             _check_student_takes(self._settings.student, "add_encoders")
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)
+        self._static_names: list[str] = []
         super().__init__(add_encoders=add_encoders)
         del self._teacher
 
@@ -202,12 +218,13 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         Parameters
         ----------
         series : TimeSeries or sequence of TimeSeries
-            Each with at least ``input_chunk_length + output_chunk_shift +
-            output_chunk_length`` points. NaN means missing: windows that contain one
-            are left out.
+            At least twenty points are sensible, four are needed. NaN means missing: gaps of a
+            context are filled (see :func:`~distilts_forecaster.gaps.fill_gaps`), a missing
+            truth counts in no loss; windows with less than a quarter of their context, or no
+            truth, are left out. Numeric static covariates that differ are used.
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
-            For ``student="mlp"``: one for each series, over all of its steps. The teacher
-            does not see them.
+            One for each series, over all of its steps. Gaps are filled, those of past
+            covariates by the value before. A teacher that takes covariates sees them too.
         val_series : TimeSeries or sequence of TimeSeries, optional
             To choose "auto" settings and the number of epochs on. By default the last fifth
             of the windows.
@@ -231,13 +248,14 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         settings = self._settings
         if past_covariates is not None or future_covariates is not None:
             _check_student_takes(settings.student, "covariates")
-        needed = settings.input_chunk_length + settings.target_stop
-        values = check_series("series", series, min_length=needed)
+        values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
+        settings = shortened(settings, [len(array) for array in values])
         encoders = self.initialize_encoders()
         if encoders.encoding_available:
             past_covariates, future_covariates = encoders.encode_train(
                 target=series, past_covariates=past_covariates, future_covariates=future_covariates
             )
+        names = [] if isinstance(settings.student, Network) else static_names(series)
         held_out = None
         if val_series is None and (
             val_past_covariates is not None or val_future_covariates is not None
@@ -247,6 +265,7 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
                 "which is None. Pass it too, or leave them out."
             )
         if val_series is not None:
+            needed = settings.input_chunk_length + settings.target_stop
             checked = check_series(
                 "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
             )
@@ -261,6 +280,7 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
                 [prepare_series(v) for v in checked],
                 {"val_past_covariates": val_past_covariates},
                 {"val_future_covariates": val_future_covariates},
+                names,
                 settings.target_stop,
             )
         prepared = add_covariates(
@@ -268,6 +288,7 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
             [prepare_series(v) for v in values],
             {"past_covariates": past_covariates},
             {"future_covariates": future_covariates},
+            names,
             settings.target_stop,
         )
         if held_out is not None:
@@ -285,6 +306,7 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         )
         self._forget_covariates()
         self.encoders = encoders
+        self._static_names = names
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None
@@ -312,21 +334,22 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         n : int
             Steps to forecast; beyond ``output_chunk_length`` forecasts are fed back.
         series : TimeSeries or sequence of TimeSeries, optional
-            What to forecast, each with at least ``input_chunk_length`` points; by
-            default the series the model was fitted on.
+            What to forecast; by default the series the model was fitted on. Gaps, and what is
+            missing before a series that is shorter than the context, are filled (see
+            :func:`~distilts_forecaster.gaps.fill_gaps`).
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
             If the model was fitted with some; by default those. Past covariates must reach to
             the end of the series (and ``n - output_chunk_length`` steps on, if that is
             more than none), future covariates ``n`` steps further, and at least
             ``output_chunk_length``.
         num_samples : int, default 1
-            Students are deterministic.
+            Sample paths to draw, of a model with ``quantiles``; 1 is the forecast itself.
         verbose, show_warnings : bool, optional
             No effect: there is nothing to show.
         predict_likelihood_parameters : bool, default False
-            Not supported yet.
+            Return the quantiles as components, named as by Darts (``x_q0.100``).
         random_state : int, optional
-            No effect: nothing is random.
+            Seed of the sample paths.
 
         Returns
         -------
@@ -336,9 +359,10 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         Raises
         ------
         ValueError
-            If the model is not fitted, ``n`` is below 1, or a series is too short,
-            has other components than the model was fitted on, or has missing or
-            infinite values in its last ``input_chunk_length`` steps.
+            If the model is not fitted, ``n`` is below 1, or a series has other components
+            than the model was fitted on, or has infinite or no values in its last
+            ``input_chunk_length`` steps; or samples or quantiles are asked of a model without
+            ``quantiles``.
         """
         check_integer("n", n, at_least=1)
         target = self.training_series if series is None else series
@@ -374,37 +398,69 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         inputs = [series] if single else list(series)
         if not inputs:
             return []
+        student = self.student_
         contexts = np.stack(
             [
-                check_context(s, i, self._n_components, self.input_chunk_length)
+                check_context(s, i, self._n_components, student.input_chunk_length)
                 for i, s in enumerate(inputs)
             ]
         )
         if past_covariates is not None or future_covariates is not None:
             _check_student_takes(self._settings.student, "covariates")
         covariates = covariates_to_predict(
-            inputs, n, self._settings, past_covariates, future_covariates
+            inputs, n, student, past_covariates, future_covariates, self._static_names
         )
-        forecasts = self.student_.predict(contexts, n, **covariates)
+        forecasts = self._call_student(
+            contexts, n, num_samples, predict_likelihood_parameters, random_state, **covariates
+        )
         built = [
             like(
                 s,
                 times_after(s, n, self.output_chunk_shift),
                 forecast.astype(s.dtype, copy=False),
+                self._parameter_names(s) if predict_likelihood_parameters else None,
             )
             for forecast, s in zip(forecasts, inputs, strict=True)
         ]
         return built[0] if single else built
+
+    def _call_student(
+        self,
+        contexts: np.ndarray,
+        n: int,
+        num_samples: int,
+        parameters: bool,
+        random_state: int | None,
+        **covariates: np.ndarray,
+    ) -> np.ndarray:
+        """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
+        student = self.student_
+        if parameters:
+            levels = self._settings.quantile_levels
+            made = student.predict_quantiles(contexts, n, levels, **covariates)
+            return made.reshape(*made.shape[:2], -1, 1)
+        if num_samples > 1:
+            return student.sample(contexts, n, num_samples, random_state, **covariates)
+        return student.predict(contexts, n, **covariates)[..., None]
+
+    def _parameter_names(self, series: TimeSeries) -> list[str]:
+        """Return the names of the quantiles of each component."""
+        assert self.likelihood is not None
+        return self.likelihood.component_names(series=series)
 
     def _forget_covariates(self) -> None:
         """Forget with what covariates the model was fitted before."""
         self.past_covariate_series = self.future_covariate_series = None
         self._expect_past_covariates = self._uses_past_covariates = False
         self._expect_future_covariates = self._uses_future_covariates = False
+        self._expect_static_covariates = self._uses_static_covariates = False
+        self.static_covariates = None
 
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
         """Forecasts without covariates can all be made in a few matrix products."""
-        uses_covariates = self.uses_past_covariates or self.uses_future_covariates
+        uses_covariates = (
+            self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
+        )
         return (retrain is False or retrain == 0) and not uses_covariates
 
     def _optimized_historical_forecasts(
@@ -444,14 +500,23 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
             predict_likelihood_parameters=predict_likelihood_parameters,
             show_warnings=False,
         )
+
+        def forecast(contexts: np.ndarray) -> np.ndarray:
+            return self._call_student(
+                contexts, forecast_horizon, num_samples, predict_likelihood_parameters, random_state
+            )
+
+        names = self._parameter_names if predict_likelihood_parameters else None
         return backtest(
             self,
-            self.student_,
+            forecast,
             series,
             [check_components(one, i, self._n_components) for i, one in enumerate(series)],
+            self.student_.input_chunk_length,
             forecast_horizon,
             stride,
             last_points_only,
+            names,
             start=start,
             start_format=start_format,
             overlap_end=overlap_end,
@@ -503,83 +568,13 @@ class DistilledForecaster(PortableModel, GlobalForecastingModel):
         """Return a new model with the same parameters and the same teacher."""
         return self.untrained_model()
 
-    @property
-    def input_chunk_length(self) -> int:
-        """Steps of context the student looks at."""
-        return self._settings.input_chunk_length
-
-    @property
-    def output_chunk_length(self) -> int:
-        """Steps forecast at once."""
-        return self._settings.output_chunk_length
-
-    @property
-    def output_chunk_shift(self) -> int:
-        """Steps between the end of the context and the first forecast step."""
-        return self._settings.output_chunk_shift
-
-    @property
-    def supports_multivariate(self) -> bool:
-        """Several components are forecast by one student."""
-        return True
-
-    @property
-    def supports_past_covariates(self) -> bool:
-        """The MLP takes them."""
-        return isinstance(self._settings.student, MLP)
-
-    @property
-    def supports_future_covariates(self) -> bool:
-        """The MLP takes them."""
-        return isinstance(self._settings.student, MLP)
-
-    @property
-    def supports_sample_weight(self) -> bool:
-        """Windows cannot be weighted."""
-        return False
-
-    @property
-    def _supports_val_series(self) -> bool:
-        """``fit`` takes ``val_series``."""
-        return True
-
-    @property
-    def min_train_samples(self) -> int:
-        """One window is enough to solve."""
-        return 1
-
-    @property
-    def _target_window_lengths(self) -> tuple[int, int]:
-        """Context, and steps up to the end of the target."""
-        return self.input_chunk_length, self._settings.target_stop
-
-    @property
-    def extreme_lags(
-        self,
-    ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
-        """First and last lag of target, past and future covariates, and the shift."""
-        first, last = -self.input_chunk_length, self._settings.target_stop - 1
-        # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
-        past = (first, -1) if self.supports_past_covariates else (None, None)
-        future = (first, last) if self.supports_future_covariates else (None, None)
-        return first, last, *past, *future, self.output_chunk_shift
-
-    @property
-    def _model_encoder_settings(
-        self,
-    ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
-        """What encoders make covariates for."""
-        takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
-        stop = self._settings.target_stop
-        return self.input_chunk_length, stop, takes_past, takes_future, None, None
-
 
 def _check_student_takes(student: Student, what: str) -> None:
     """Raise ValueError unless the student takes covariates."""
-    if not isinstance(student, MLP):
+    if isinstance(student, Network):
         raise ValueError(
-            f"The student {type(student).__name__} takes no {what}: pass the series alone, or use "
-            'student="mlp".'
+            f"A network of your own takes no {what}: pass the series alone, or use one of the "
+            'students that come with the package, such as student="mlp".'
         )
 
 

@@ -17,8 +17,9 @@ from distilts_forecaster.batches import TeacherArray, TrainingWindows
 from distilts_forecaster.checkpoints import reserve, training_key
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import Objective
-from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
+from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
 from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.students.effects import covariate_scale
 from distilts_forecaster.students.forecaster import NetworkForecaster, build_network
 from distilts_forecaster.students.linear import Choice, Linear, WindowSums, solve
 from distilts_forecaster.students.networks import DLinearNetwork, MLPNetwork
@@ -28,7 +29,8 @@ from distilts_forecaster.students.training import (
     resolve_device,
     train,
 )
-from distilts_forecaster.windows import PreparedSeries, complete_windows, history_windows
+from distilts_forecaster.sums import held_out_windows
+from distilts_forecaster.windows import PreparedSeries
 
 __all__ = ["Gathered", "aligns", "fit_network", "gather_windows", "probe"]
 
@@ -82,15 +84,19 @@ def probe(settings: Settings, first: PreparedSeries) -> int | None:
     assert not isinstance(settings.student, Linear)
     resolve_device(settings.student.training.device)
     length, steps = settings.input_chunk_length, settings.output_chunk_length
-    components, n_past, n_future = first.raw.shape[1], *_count_covariates(first)
+    components = first.raw.shape[1]
+    n_past, n_future, n_static = _count_covariates(first)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = _build(settings, first).eval()
         _, hidden = call_network(
             network,
             torch.randn(2, length, components),
-            torch.randn(2, length, n_past) if n_past else None,
-            torch.randn(2, length + steps, n_future) if n_future else None,
-            (steps, components, len(settings.quantile_levels)),
+            (
+                torch.randn(2, length, n_past) if n_past else None,
+                torch.randn(2, length + steps, n_future) if n_future else None,
+                torch.randn(2, components, n_static) if n_static else None,
+            ),
+            (steps, components, len(settings.head_levels)),
         )
     if not any(p.requires_grad for p in network.parameters()):
         raise ValueError(
@@ -154,8 +160,8 @@ def _build(settings: Settings, first: PreparedSeries | None = None) -> nn.Module
         settings.student,
         settings.input_chunk_length,
         settings.output_chunk_length,
-        len(settings.quantile_levels),
-        *_count_covariates(first),
+        len(settings.head_levels),
+        _count_covariates(first),
     )
 
 
@@ -164,11 +170,12 @@ def _hidden_size(network: nn.Module) -> int | None:
     return getattr(network, "hidden_size", None)
 
 
-def _count_covariates(series: PreparedSeries | None) -> tuple[int, int]:
-    """Return the numbers of past and future covariates."""
+def _count_covariates(series: PreparedSeries | None) -> tuple[int, int, int]:
+    """Return the numbers of past, future and static covariates that the network is given."""
     if series is None:
-        return 0, 0
-    return tuple(0 if c is None else c.shape[1] for c in (series.past, series.future))  # type: ignore[return-value]
+        return 0, 0, 0
+    given = (series.past, series.future, series.static)
+    return tuple(0 if c is None else c.shape[1] for c in given)  # type: ignore[return-value]
 
 
 def gather_windows(
@@ -216,16 +223,20 @@ def gather_windows(
         has_truth=of_windows("truth"),
         label_row=np.where(labelled, np.cumsum(labelled) - 1, -1).astype(np.int32),
         labels=labels,
-        past_scale=_scale([plan.series.past for plan in plans]),
-        future_scale=_scale([plan.series.future for plan in plans]),
-        n_quantiles=len(settings.quantile_levels),
+        past_scale=covariate_scale([plan.series.past for plan in plans]),
+        future_scale=covariate_scale([plan.series.future for plan in plans]),
+        static_scale=covariate_scale([plan.series.static for plan in plans]),
+        n_quantiles=len(settings.head_levels),
     )
     if labeller is not None:
         windows = _with_hidden_states(windows, settings, labeller)
     held_out = _held_out(plans, settings, validation, horizon)
     if held_out is not None:
         held_out = replace(
-            held_out, past_scale=windows.past_scale, future_scale=windows.future_scale
+            held_out,
+            past_scale=windows.past_scale,
+            future_scale=windows.future_scale,
+            static_scale=windows.static_scale,
         )
     if held_out is None or validation is not None:
         return Gathered(windows, windows, held_out)
@@ -243,15 +254,9 @@ def _held_out(
     """Return the windows to validate on, None if there are none."""
     if not horizon:
         return None
-    if validation is None:
-        series = [plan.series for plan in plans]
-        origins = [np.flatnonzero(plan.validation) for plan in plans]
-    else:
-        series = list(validation)
-        stop = settings.output_chunk_shift + horizon
-        origins = [
-            np.flatnonzero(complete_windows(s, settings.input_chunk_length, stop)) for s in series
-        ]
+    found = held_out_windows(plans, validation, settings, horizon)
+    series = [one for one, _ in found]
+    origins = [np.flatnonzero(mask) for _, mask in found]
     n_windows = sum(len(o) for o in origins)
     if not n_windows:
         return None
@@ -264,19 +269,9 @@ def _held_out(
         origins=np.concatenate(origins).astype(np.int32),
         has_truth=np.ones(n_windows, dtype=bool),
         label_row=np.full(n_windows, -1, np.int32),
-        n_quantiles=len(settings.quantile_levels),
+        n_quantiles=len(settings.head_levels),
         n_truth_steps=horizon,
     )
-
-
-def _scale(covariates: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Return mean and standard deviation of each covariate over all series: (2, P)."""
-    arrays = [array for array in covariates if array is not None]
-    if not arrays:
-        return None
-    values = np.concatenate(arrays).astype(np.float64)
-    spread = values.std(axis=0)
-    return np.stack([values.mean(axis=0), np.where(spread > 0, spread, 1.0)])
 
 
 def _with_hidden_states(
@@ -284,7 +279,6 @@ def _with_hidden_states(
 ) -> TrainingWindows:
     """Ask for the hidden states of all labelled windows."""
     length = settings.input_chunk_length
-    history = resolve_teacher_context(settings, labeller.teacher.info)
     n_positions = min(N_POSITIONS, length)
     # The middles of equal parts of the lookback, counted from its end.
     steps = ((np.arange(n_positions) + 0.5) * length / n_positions).astype(int) - length
@@ -296,7 +290,7 @@ def _with_hidden_states(
         mine = rows[windows.owner[rows] == owner]
         for start in range(0, len(mine), step):
             origins = windows.origins[mine[start : start + step]]
-            contexts = history_windows(series.raw, origins, history)
+            contexts = teacher_contexts(series, origins, settings, labeller.teacher.info)
             array.append(labeller.hidden(contexts, steps.tolist(), settings.alignment_dim))
     hidden = array.rows
     sample = hidden[:: max(1, len(hidden) // _WINDOWS_FOR_SCALE)].astype(np.float32)
@@ -356,7 +350,7 @@ def fit_network(
     student = settings.student
     assert not isinstance(student, Linear)
     objective = Objective(
-        chosen.alpha, chosen.weights, settings.alignment_weight, settings.quantile_levels
+        chosen.alpha, chosen.weights, settings.alignment_weight, settings.head_levels
     )
     split = gathered.trial is not gathered.final
     seed = settings.random_state
@@ -430,15 +424,20 @@ def _start(
 def _wrap(network: nn.Module, settings: Settings, windows: TrainingWindows) -> Forecaster:
     """Return what predicts: one matrix where the network is one."""
     shift = settings.output_chunk_shift
-    if isinstance(network, DLinearNetwork) and len(settings.quantile_levels) == 1:
-        return LinearForecaster(network.fold().float().numpy(), shift)
+    period = windows.series[0].period
+    if isinstance(network, DLinearNetwork):
+        folded = network.fold().float().numpy()[None]
+        return LinearForecaster(folded, shift, period, settings.nonnegative)
     return NetworkForecaster(
         network,
         settings.student,  # type: ignore[arg-type]
         settings.input_chunk_length,
         settings.output_chunk_length,
         shift,
-        settings.quantile_levels,
+        settings.head_levels,
         windows.past_scale,
         windows.future_scale,
+        windows.static_scale,
+        period=period,
+        nonnegative=settings.nonnegative,
     )

@@ -380,6 +380,11 @@ class Labeller:
         self.seconds = 0.0
         self._identity = _cache_identity(teacher)
 
+    @property
+    def median(self) -> int:
+        """Index of the median among the quantile levels."""
+        return self.quantile_levels.index(0.5)
+
     def keys(self, contexts: np.ndarray) -> list[bytes]:
         """Return the key of each window (N, L, C)."""
         return self._keys(contexts, f"{self.horizon}|{self.quantile_levels}")

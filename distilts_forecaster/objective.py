@@ -75,12 +75,16 @@ class Objective:
         ----------
         forecast : Tensor, shape (B, T, C, Q)
         truth : Tensor, shape (B, T, C)
+            NaN where missing, which has no error: what is known counts alike, in whatever
+            window it is.
 
         Returns
         -------
         Tensor, shape (B,)
         """
-        error = truth[..., None] - forecast
+        known = (truth == truth)[..., None]
+        # Replaced, not multiplied: the gradient of NaN times zero is NaN.
+        error = (truth[..., None] - forecast).where(known, forecast.new_zeros(()))
         if len(self.quantile_levels) == 1:
             return (error**2).mean((1, 2, 3))
         levels = error.new_tensor(self.quantile_levels)
@@ -91,14 +95,18 @@ class Objective:
 
         Parameters
         ----------
-        forecast, labels : Tensor, shape (B, T, C, Q)
-            Quantiles at the same levels.
+        forecast : Tensor, shape (B, T, C, Q)
+        labels : Tensor, shape (B, T, C, Q) or (B, T, C, 1)
+            Quantiles at the same levels; or the median, of a teacher that knows no others.
 
         Returns
         -------
         Tensor, shape (B,)
         """
         weights = forecast.new_tensor(self.horizon_weights)
+        if labels.shape[-1] < forecast.shape[-1]:
+            median = self.quantile_levels.index(0.5)
+            forecast = forecast[..., median : median + 1]
         return ((labels - forecast) ** 2).mean((2, 3)) @ weights / len(weights)
 
     def total(self, supervised: Any, distillation: Any = 0.0, alignment: Any = 0.0) -> Any:

@@ -11,6 +11,8 @@ import pandas as pd
 from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import ForecastingHorizon
 
+from distilts_forecaster.gaps import fill_covariates
+
 __all__ = ["Instance", "covariates_ahead", "steps_ahead", "take_apart"]
 
 
@@ -189,12 +191,12 @@ def _rows(known: dict[tuple[Any, ...], pd.DataFrame], one: Instance, times: pd.I
             "for each step of y, and at predict for each step up to the last of fh."
         )
     rows = frame.loc[times].to_numpy(np.float64)
-    if not np.isfinite(rows).all():
+    if np.isinf(rows).any() or np.isnan(rows).all(axis=0).any():
         raise ValueError(
-            f"X has {int((~np.isfinite(rows)).sum())} missing or infinite values for {one.name}. "
-            "Fill them, for instance with sktime's Imputer."
+            f"X has {int(np.isinf(rows).sum())} infinite values for {one.name}, or a column "
+            "without any. NaN means missing, but not throughout."
         )
-    return rows
+    return fill_covariates(rows, known_ahead=True)
 
 
 def _check_regular(one: Instance) -> None:

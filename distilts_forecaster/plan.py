@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from distilts_forecaster.gaps import fill_gaps
 from distilts_forecaster.labels import Labeller
-from distilts_forecaster.objective import HorizonWeights
+from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
 from distilts_forecaster.teachers.base import TeacherInfo
+from distilts_forecaster.teachers.mixture import fill_missing, normalise
+from distilts_forecaster.teachers.periods import find_periods
 from distilts_forecaster.windows import (
     PreparedSeries,
     Split,
-    complete_windows,
-    context_windows,
+    history_windows,
     iterate_chunks,
     split_windows,
+    usable_windows,
 )
 
 __all__ = [
     "SeriesPlan",
     "Settings",
     "Student",
+    "find_season",
     "plan_windows",
     "resolve_teacher_context",
+    "shortened",
+    "teacher_contexts",
 ]
 
 #: Steps of history that a teacher sees by default at most, unless the student sees more:
 #: twice as many cost most teachers twice the time.
 MOST_TEACHER_CONTEXT = 1024
+
+#: Levels at which a teacher says how wide its forecasts are, to a student that does not
+#: forecast quantiles itself. Five are enough: others are interpolated.
+_SPREAD_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+#: Series, and their last steps, that are searched for a season; and the autocorrelation that
+#: makes it one.
+_SEASON_SERIES, _SEASON_STEPS, _SEASON_CORRELATION = 16, 2048, 0.3
 
 #: Settings of any student.
 Student = Linear | DLinear | ITransformer | MLP | Network
@@ -67,8 +81,12 @@ class Settings:
         With the median among them; the median alone is a point forecast.
     random_state : int or None
         Seed of students trained by gradient.
-    calibrated : bool
-        Whether the student's errors are measured on held-out windows, for quantiles.
+    probabilistic : bool
+        Whether quantiles are wanted; see :mod:`~distilts_forecaster.calibration`.
+    calibrate : bool
+        Whether they are calibrated on held-out truth.
+    nonnegative : bool
+        Whether forecasts below zero become zero.
     """
 
     input_chunk_length: int
@@ -84,12 +102,27 @@ class Settings:
     alignment_dim: int = 64
     quantile_levels: tuple[float, ...] = (0.5,)
     random_state: int | None = None
-    calibrated: bool = False
+    probabilistic: bool = False
+    calibrate: bool = True
+    nonnegative: bool = False
 
     @property
-    def median(self) -> int:
-        """Index of the median among the quantile levels."""
-        return self.quantile_levels.index(0.5)
+    def is_matrix(self) -> bool:
+        """Whether the student is one matrix: covariates then act on what it misses."""
+        return isinstance(self.student, (Linear, DLinear))
+
+    @property
+    def head_levels(self) -> tuple[float, ...]:
+        """Levels that the student itself forecasts: the median, where it is one matrix."""
+        return (0.5,) if self.is_matrix else self.quantile_levels
+
+    def label_levels(self, info: TeacherInfo) -> tuple[float, ...]:
+        """Return the levels to ask the teacher for: of those wanted, the ones that it knows."""
+        if not self.probabilistic or info.quantile_levels is None:
+            return (0.5,)
+        wanted = self.head_levels if len(self.head_levels) > 1 else _SPREAD_LEVELS
+        low, high = info.quantile_levels[0], info.quantile_levels[-1]
+        return tuple(level for level in wanted if low <= level <= high or level == 0.5)
 
     @property
     def target_stop(self) -> int:
@@ -107,7 +140,7 @@ class SeriesPlan:
     ----------
     series : PreparedSeries
     truth : numpy.ndarray
-        Windows with a whole target.
+        Windows with a target, some of which may be missing.
     labelled : numpy.ndarray
         Windows the teacher is asked for.
     trial_truth, trial_labelled : numpy.ndarray
@@ -122,6 +155,51 @@ class SeriesPlan:
     trial_truth: np.ndarray
     trial_labelled: np.ndarray
     validation: np.ndarray
+
+
+def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
+    """Return settings that short series leave room for.
+
+    A student that looks at half of a history, and forecasts a third of it, has windows to be
+    fitted on. Longer forecasts are fed back.
+
+    Parameters
+    ----------
+    settings : Settings
+    lengths : sequence of int
+        Points of each series; the median counts.
+
+    Returns
+    -------
+    Settings
+        Themselves where the series are long enough.
+
+    Examples
+    --------
+    >>> short = shortened(Settings(512, 96), [120])
+    >>> short.input_chunk_length, short.output_chunk_length
+    (60, 40)
+    """
+    n_points = int(np.median(lengths))
+    length = min(settings.input_chunk_length, max(1, n_points // 2))
+    steps = settings.output_chunk_length
+    if not settings.output_chunk_shift:  # else nothing can be fed back
+        steps = min(steps, max(1, n_points // 3))
+    weights = settings.horizon_weights
+    if steps == settings.output_chunk_length:
+        pass
+    elif isinstance(weights, tuple):
+        weights = weights[:steps]
+    elif callable(weights):
+        weights = tuple(resolve_horizon_weights(weights, settings.output_chunk_length)[:steps])
+    return replace(
+        settings,
+        input_chunk_length=length,
+        output_chunk_length=steps,
+        horizon_weights=weights
+        if steps < settings.output_chunk_length
+        else settings.horizon_weights,
+    )
 
 
 def plan_windows(
@@ -165,12 +243,12 @@ def plan_windows(
         if prepared.future is not None:
             # The student cannot see a window whose future covariates are not known yet.
             mine[max(0, len(prepared.future) - settings.target_stop + 1) :] = False
-        truth = complete_windows(prepared, length, settings.target_stop)
+        truth = usable_windows(prepared, length, settings.target_stop, shift)
         if split is None or split.horizon < horizon:
             nothing = np.zeros(len(prepared) + 1, dtype=bool)
             plans.append(SeriesPlan(prepared, truth, mine, truth, mine, nothing))
             continue
-        at_horizon = complete_windows(prepared, length, shift + horizon)
+        at_horizon = usable_windows(prepared, length, shift + horizon, shift)
         origins = np.arange(len(prepared) + 1, dtype=np.int32)
         plans.append(
             SeriesPlan(
@@ -212,6 +290,69 @@ def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
     return max(length, min(info.longest_context or MOST_TEACHER_CONTEXT, MOST_TEACHER_CONTEXT))
 
 
+def teacher_contexts(
+    series: PreparedSeries, origins: np.ndarray, settings: Settings, info: TeacherInfo
+) -> np.ndarray:
+    """Return what a teacher sees of some windows.
+
+    A teacher that understands missing values sees them; another one sees its contexts filled
+    as the student does. A component without any value is zero.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    info : TeacherInfo
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (n, history, C)
+    """
+    contexts = history_windows(series.raw, origins, resolve_teacher_context(settings, info))
+    if not series.has_gaps:
+        return contexts
+    if not info.takes_missing:
+        contexts = fill_gaps(contexts, series.period)
+    unknown = np.isnan(contexts).all(axis=1, keepdims=True)
+    return np.where(unknown, np.float32(0.0), contexts)
+
+
+def find_season(series: Sequence[PreparedSeries]) -> int | None:
+    """Return the season that most series have, by which gaps are filled.
+
+    Parameters
+    ----------
+    series : sequence of PreparedSeries
+
+    Returns
+    -------
+    int or None
+        None where most have none.
+
+    Examples
+    --------
+    >>> from distilts_forecaster.windows import prepare_series
+    >>> find_season([prepare_series(np.sin(np.arange(200) * 2 * np.pi / 24)[:, None])])
+    24
+    """
+    found: list[int] = []
+    for one in series[:: max(1, len(series) // _SEASON_SERIES)]:
+        if one.row_length is not None:
+            return None
+        rows = one.values[-_SEASON_STEPS:].T
+        rows = rows[np.isfinite(rows).sum(axis=1) > 3]
+        if not len(rows):
+            continue
+        histories, _, _ = normalise(fill_missing(rows))
+        periods = find_periods(histories)
+        main = periods.steps[:, 0]
+        strength = periods.correlation[np.arange(len(main)), main]
+        found += np.where((strength > _SEASON_CORRELATION) & (main > 1), main, 0).tolist()
+    most = max(set(found), key=found.count) if found else 0
+    return int(most) if most > 1 else None
+
+
 def _spend_budget(
     series: Sequence[PreparedSeries], settings: Settings, labeller: Labeller
 ) -> list[np.ndarray]:
@@ -223,19 +364,19 @@ def _spend_budget(
     """
     length, info = settings.input_chunk_length, labeller.teacher.info
     needed = length if info.takes_missing else max(length, resolve_teacher_context(settings, info))
-    complete = [complete_windows(s, needed) for s in series]
+    usable = [usable_windows(s, needed) for s in series]
     budget = settings.label_budget
-    if budget is None or sum(int(c.sum()) for c in complete) <= budget:
-        return complete
+    if budget is None or sum(int(u.sum()) for u in usable) <= budget:
+        return usable
     keys = (
         (key, i, int(origin))
-        for i, (prepared, mine) in enumerate(zip(series, complete, strict=True))
+        for i, (prepared, mine) in enumerate(zip(series, usable, strict=True))
         for part in iterate_chunks(np.flatnonzero(mine), prepared.raw.shape[1])
         for key, origin in zip(
-            labeller.keys(context_windows(prepared.raw, part, length)), part, strict=True
+            labeller.keys(history_windows(prepared.raw, part, length)), part, strict=True
         )
     )
-    kept = [np.zeros_like(c) for c in complete]
+    kept = [np.zeros_like(u) for u in usable]
     for _, i, origin in heapq.nsmallest(budget, keys):
         kept[i][origin] = True
     return kept

@@ -9,122 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from distilts_forecaster.effects import Covariates, Effects
+from distilts_forecaster.inference import Forecaster
+from distilts_forecaster.quantiles import Spread
 
 __all__ = ["Forecaster", "LinearForecaster", "load_student", "save_student"]
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-
-#: Windows forecast at once: bounds the memory of a large batch.
-_WINDOWS_PER_CHUNK = 8192
-
-
-class Forecaster:
-    """What fitted students have in common: shapes, chunks, and feeding forecasts back.
-
-    Attributes
-    ----------
-    input_chunk_length, output_chunk_length, output_chunk_shift : int
-    n_components : int or None
-        Components that a window must have; None takes any number.
-    n_parameters : int
-        Number of fitted numbers.
-    """
-
-    input_chunk_length: int
-    output_chunk_length: int
-    output_chunk_shift: int
-    n_components: int | None
-    n_parameters: int
-
-    def predict(self, contexts: np.ndarray, horizon: int | None = None) -> np.ndarray:
-        """Forecast the steps that follow each context.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray, shape (L,), (L, C) or (N, L, C)
-            One window, one multivariate window, or a batch. Longer contexts are
-            cut to their last L steps. Missing values give missing forecasts.
-        horizon : int, optional
-            Steps to forecast; by default ``output_chunk_length``. Beyond it the
-            forecast is fed back as context.
-
-        Returns
-        -------
-        numpy.ndarray of float64, shape (horizon,), (horizon, C) or (N, horizon, C)
-
-        Raises
-        ------
-        ValueError
-            If the contexts are too short, have the wrong number of dimensions or
-            components, or ``horizon`` is not positive, or beyond
-            ``output_chunk_length`` with ``output_chunk_shift > 0``.
-        """
-        windows, horizon, given = self._check(contexts, horizon)
-        n, _, components = windows.shape
-        if n <= _WINDOWS_PER_CHUNK:
-            forecasts = self._predict(windows, horizon)
-        else:
-            forecasts = np.empty((n, horizon, components))
-            for start in range(0, n, _WINDOWS_PER_CHUNK):
-                part = slice(start, start + _WINDOWS_PER_CHUNK)
-                forecasts[part] = self._predict(windows[part], horizon)
-        if given == 1:
-            return forecasts[0, :, 0]
-        return forecasts[0] if given == 2 else forecasts
-
-    def _check(self, contexts: np.ndarray, horizon: int | None) -> tuple[np.ndarray, int, int]:
-        """Return contexts as (N, L, C), the horizon, and the dimensions given; or raise."""
-        horizon = self.output_chunk_length if horizon is None else horizon
-        windows = np.asarray(contexts, dtype=np.float64)
-        given = windows.ndim
-        if given not in (1, 2, 3):
-            raise ValueError(f"contexts must be (L,), (L, C) or (N, L, C), got {given} dimensions.")
-        if given == 1:
-            windows = windows[:, None]
-        if given < 3:
-            windows = windows[None]
-        _, length, components = windows.shape
-        if length < self.input_chunk_length:
-            raise ValueError(
-                f"Each context must have at least input_chunk_length="
-                f"{self.input_chunk_length} steps, got {length}."
-            )
-        if self.n_components not in (None, components):
-            raise ValueError(
-                f"This student was fitted on {self.n_components} components, got {components}."
-            )
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}.")
-        if horizon > self.output_chunk_length and self.output_chunk_shift:
-            raise ValueError(
-                f"A student with output_chunk_shift={self.output_chunk_shift} cannot feed its "
-                f"forecasts back: horizon must be at most {self.output_chunk_length}, "
-                f"got {horizon}."
-            )
-        return windows[:, -self.input_chunk_length :], horizon, given
-
-    def _predict(self, windows: np.ndarray, horizon: int) -> np.ndarray:
-        """Forecast (N, L, C) contexts, feeding forecasts back past T."""
-        forecasts = self._step(windows)
-        if horizon <= self.output_chunk_length:
-            return forecasts[:, :horizon]
-        parts = [forecasts]
-        done = self.output_chunk_length
-        while done < horizon:
-            windows = np.concatenate([windows, parts[-1]], axis=1)[:, -self.input_chunk_length :]
-            parts.append(self._step(windows))
-            done += self.output_chunk_length
-        return np.concatenate(parts, axis=1)[:, :horizon]
-
-    def _step(self, windows: np.ndarray) -> np.ndarray:
-        """Forecast T steps for (N, L, C) contexts."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -137,6 +37,11 @@ class LinearForecaster(Forecaster):
         One matrix for all components (K = 1) or one for each (K = C).
     output_chunk_shift : int
         Steps between the end of the context and the first forecast step.
+    period : int or None
+    nonnegative : bool
+    spread : Spread or None
+    effects : Effects or None
+        What covariates add.
 
     Examples
     --------
@@ -150,6 +55,10 @@ class LinearForecaster(Forecaster):
 
     weights: np.ndarray
     output_chunk_shift: int = 0
+    period: int | None = None
+    nonnegative: bool = False
+    spread: Spread | None = None
+    effects: Effects | None = None
 
     def __post_init__(self) -> None:
         """Check the shape."""
@@ -171,17 +80,34 @@ class LinearForecaster(Forecaster):
     @property
     def n_components(self) -> int | None:  # type: ignore[override]
         """Components that a window must have, None for any."""
-        return None if len(self.weights) == 1 else len(self.weights)
+        shared = 1 if self.effects is None else len(self.effects.weights)
+        n = max(len(self.weights), shared)
+        return None if n == 1 else n
 
     @property
     def n_parameters(self) -> int:  # type: ignore[override]
         """Number of fitted numbers."""
-        return self.weights.size
+        of_covariates = 0 if self.effects is None else self.effects.weights.size
+        return self.weights.size + of_covariates
 
-    def _step(self, windows: np.ndarray) -> np.ndarray:
+    @property
+    def n_covariates(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """Past, future and static covariates that forecasts need."""
+        return (0, 0, 0) if self.effects is None else self.effects.sizes()
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """The matrix by which covariates are expected: (L, T), the components' mean."""
+        return self.weights.mean(axis=0)
+
+    def with_spread(self, spread: Spread) -> LinearForecaster:
+        """Return the same student with other quantiles of its errors."""
+        return replace(self, spread=spread)
+
+    def _step(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Forecast T steps for (N, L, C) contexts."""
         n, length, components = windows.shape
-        if n == 1 and components == 1:
+        if n == 1 and components == 1 and self.effects is None:
             return self._step_single(windows[0, :, 0])[None, :, None]
         rows = windows.transpose(0, 2, 1)  # (N, C, L): sums along contiguous memory
         mean = rows.mean(axis=2, keepdims=True)
@@ -193,7 +119,10 @@ class LinearForecaster(Forecaster):
             steps = steps.reshape(n, components, -1)
         else:
             steps = (centred.transpose(1, 0, 2) @ self.weights).transpose(1, 0, 2)
-        return (mean + steps).transpose(0, 2, 1)
+        forecast = (mean + steps).transpose(0, 2, 1)
+        if self.effects is None:
+            return forecast
+        return forecast + self.effects.apply(covariates, self.matrix, windows.std(axis=1))
 
     def _step_single(self, window: np.ndarray) -> np.ndarray:
         """Forecast T steps for one univariate context: the shortest road there is."""
@@ -233,7 +162,22 @@ def save_student(student: LinearForecaster, directory: str | os.PathLike) -> Non
         "output_chunk_length": student.output_chunk_length,
         "output_chunk_shift": student.output_chunk_shift,
     }
-    save_file({"weights": np.ascontiguousarray(student.weights)}, target / WEIGHTS_FILE)
+    config |= {"period": student.period, "nonnegative": student.nonnegative}
+    arrays = {"weights": student.weights}
+    if student.spread is not None:
+        config["quantile_levels"] = list(student.spread.levels)
+        config["persistence"] = student.spread.persistence
+        arrays["offsets"] = student.spread.offsets
+    if student.effects is not None:
+        arrays |= {
+            f"effects.{name}": np.asarray(value)
+            for name, value in vars(student.effects).items()
+            if value is not None
+        }
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+        target / WEIGHTS_FILE,
+    )
     (target / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -277,13 +221,40 @@ def load_student(directory: str | os.PathLike) -> LinearForecaster:
                 f"{source / CONFIG_FILE} has {key}={config.get(key)!r}; this version reads "
                 f"{value!r}."
             )
-    if set(arrays) != {"weights"}:
+    if "weights" not in arrays or not arrays.keys() <= _ARRAYS:
         raise ValueError(f"{source / WEIGHTS_FILE} holds {sorted(arrays)}, not weights.")
-    weights = arrays["weights"]
-    if weights.dtype != np.float32 or not np.isfinite(weights).all():
+    finite = (a for name, a in arrays.items() if name != "effects.knots")  # NaN is no knot
+    if arrays["weights"].dtype != np.float32 or not all(np.isfinite(a).all() for a in finite):
         raise ValueError(f"{source / WEIGHTS_FILE} must hold finite float32 numbers.")
-    student = LinearForecaster(weights, int(config["output_chunk_shift"]))
+    try:
+        student = _build(config, arrays)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{source} is not a saved student: {error!r}") from error
     shape = (student.input_chunk_length, student.output_chunk_length)
     if shape != (config["input_chunk_length"], config["output_chunk_length"]):
         raise ValueError(f"{source}: the weights are {shape}, which is not what its config says.")
     return student
+
+
+#: Arrays that a saved student may hold.
+_ARRAYS = {"weights", "offsets", *(f"effects.{name}" for name in Effects.__dataclass_fields__)}
+
+
+def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> LinearForecaster:
+    """Put a student together from what was read."""
+    spread = effects = None
+    if "offsets" in arrays:
+        levels = tuple(float(level) for level in config["quantile_levels"])
+        spread = Spread(arrays["offsets"], levels, float(config["persistence"]))
+    of_effects = {n.removeprefix("effects."): a for n, a in arrays.items() if "." in n}
+    if of_effects:
+        effects = Effects(**of_effects)
+    period = config.get("period")
+    return LinearForecaster(
+        arrays["weights"],
+        int(config["output_chunk_shift"]),
+        None if period is None else int(period),
+        bool(config.get("nonnegative", False)),
+        spread,
+        effects,
+    )

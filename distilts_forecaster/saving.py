@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from distilts_forecaster.distill import TrainingSummary
+from distilts_forecaster.effects import Effects
+from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import Settings
-from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.quantiles import Spread
+from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import (
     MLP,
@@ -37,6 +40,7 @@ __all__ = [
 SAVED = (
     Copied,
     DLinear,
+    Effects,
     Ensemble,
     Epoch,
     ITransformer,
@@ -45,6 +49,7 @@ SAVED = (
     MLP,
     Network,
     Settings,
+    Spread,
     TeacherInfo,
     TeacherReference,
     Training,

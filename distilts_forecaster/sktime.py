@@ -17,7 +17,7 @@ from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.panels import Instance, covariates_ahead, steps_ahead, take_apart
 from distilts_forecaster.saving import PackedStudent
-from distilts_forecaster.students.settings import MLP, Training
+from distilts_forecaster.students.settings import MLP, Network, Training
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import (
     check_cache_dir,
@@ -38,7 +38,7 @@ __all__ = ["DistilledForecaster"]
 _CONTEXT, _HORIZON = 512, 96
 
 #: What ``pretrain`` leaves for ``fit``, ``clone`` and ``predict``.
-_FITTED = ["student_", "training_summary_", "spread_", "covariate_names_"]
+_FITTED = ["student_", "training_summary_", "covariate_names_"]
 
 
 class DistilledForecaster(PackedStudent, BaseForecaster):
@@ -66,6 +66,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
     alignment : str or None, default "auto"
     alignment_weight : float, default 0.3
     alignment_dim : int, default 64
+    calibrate : bool, default True
+    nonnegative : bool, default False
     label_budget : int, optional
     teacher_context : int, optional
     cache_dir : path-like or False, optional
@@ -79,23 +81,22 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         The fitted student.
     training_summary_ : TrainingSummary
         Windows, labels found in the cache, chosen settings, errors, seconds.
-    spread_ : Spread
-        Quantiles of the errors on held-out windows, by step.
     covariate_names_ : list or None
         The columns of ``X`` that the student was fitted with.
 
     Notes
     -----
-    ``predict_quantiles`` and ``predict_interval`` put the quantiles of the errors on held-out
-    windows (the last fifth of each series) around the forecasts, by step and in units of the
-    context's standard deviation. Beyond T they grow with the square root of time.
+    ``predict_quantiles`` and ``predict_interval`` put around the forecasts the quantiles of the
+    errors on held-out windows (the last fifth of each series) and those of the teacher, by step
+    and in units of the context's standard deviation. Beyond T sample paths are fed back.
 
-    At predict, and in-sample, a history shorter than the context is continued to the left
-    with its first value. In-sample forecasts are made one step ahead, from what came before;
+    NaN means missing. Gaps of a context, and what is missing before a history that is shorter,
+    are filled (see :func:`~distilts_forecaster.gaps.fill_gaps`); a missing truth counts in no
+    loss. In-sample forecasts are made one step ahead, from what came before;
     the first step of a series has nothing before it, and is forecast by itself.
 
-    ``X`` is known over the horizon, and taken by ``student="mlp"``; other students ignore it,
-    and the teacher does not see it. ``predict`` needs its rows for every step up to the last of
+    ``X`` is known over the horizon, its gaps are interpolated, and a teacher that takes
+    covariates sees it too. ``predict`` needs its rows for every step up to the last of
     ``fh``; it uses those up to the end of the student's T steps where they are known, and
     repeats the last one where they are not.
 
@@ -126,7 +127,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         "capability:insample": True,
         "capability:pred_int": True,
         "capability:pred_int:insample": True,
-        "capability:missing_values": False,
+        "capability:missing_values": True,
         "capability:categorical_in_X": False,
         "capability:update": True,
         "capability:pretrain": True,
@@ -150,6 +151,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         alignment: str | None = "auto",
         alignment_weight: float = 0.3,
         alignment_dim: int = 64,
+        calibrate: bool = True,
+        nonnegative: bool = False,
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | Literal[False] | None = None,
@@ -165,6 +168,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         self.alignment = alignment
         self.alignment_weight = alignment_weight
         self.alignment_dim = alignment_dim
+        self.calibrate = calibrate
+        self.nonnegative = nonnegative
         self.label_budget = label_budget
         self.teacher_context = teacher_context
         self.cache_dir = cache_dir
@@ -175,7 +180,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     def __post_init__(self) -> None:
         """Say whether the student takes covariates."""
-        self.set_tags(**{"capability:exogenous": isinstance(check_student(self.student), MLP)})
+        takes = not isinstance(check_student(self.student), Network)
+        self.set_tags(**{"capability:exogenous": takes})
 
     def _pretrain(
         self, y: pd.DataFrame, X: pd.DataFrame | None = None, fh: ForecastingHorizon | None = None
@@ -242,12 +248,17 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             label_budget=self.label_budget,
             teacher_context=self.teacher_context,
             random_state=self.random_state,
+            probabilistic=True,
+            calibrate=self.calibrate,
+            nonnegative=self.nonnegative,
         )
-        settings = replace(settings, calibrated=True)
-        prepared = [_prepare(one) for one in instances if len(one.times) >= length + horizon]
+        prepared = [_prepare(one) for one in instances if np.isfinite(one.values).any()]
         if not prepared:
+            raise ValueError("y has no values at all: every one is missing.")
+        longest = max(len(one) for one in prepared)
+        if longest < length + horizon:
             raise ValueError(
-                f"The longest series has {max(len(one.times) for one in instances)} points, at "
+                f"The longest series has {longest} points, at "
                 f"least {length + horizon} are needed (input_chunk_length + output_chunk_length). "
                 "Give smaller ones, or leave them out to have them chosen."
             )
@@ -255,8 +266,6 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         result = fit_student(prepared, settings, teacher, self.cache_dir, verbose=self.verbose)
         self.student_ = result.student
         self.training_summary_ = result.summary
-        assert result.spread is not None
-        self.spread_ = result.spread
         self.covariate_names_ = columns
         return self
 
@@ -276,23 +285,26 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None = None) -> pd.DataFrame:
         """Forecast every series, all in one call of the student."""
-        values, _, _, index = self._run(fh, X)
-        return pd.DataFrame(values, index=index, columns=self._seen_y.columns)
+        values, index = self._run(fh, X)
+        return pd.DataFrame(values[..., 0], index=index, columns=self._seen_y.columns)
 
     def _predict_quantiles(
         self, fh: ForecastingHorizon, X: pd.DataFrame | None, alpha: list[float]
     ) -> pd.DataFrame:
-        """Put the quantiles of held-out errors around the forecasts."""
-        values, deviation, steps, index = self._run(fh, X)
-        offsets = self.spread_.at(steps, alpha)
-        quantiles = values[:, :, None] + deviation[:, :, None] * offsets[:, None]
+        """Forecast quantiles of every series."""
+        levels = sorted(set(alpha))
+        values, index = self._run(fh, X, levels)
+        values = values[..., [levels.index(level) for level in alpha]]
         columns = pd.MultiIndex.from_product([self._get_varnames(), alpha])
-        return pd.DataFrame(quantiles.reshape(len(index), -1), index=index, columns=columns)
+        return pd.DataFrame(values.reshape(len(index), -1), index=index, columns=columns)
 
     def _run(
-        self, fh: ForecastingHorizon, X: pd.DataFrame | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pd.Index]:
-        """Return forecasts and deviations of their contexts (n, C), steps ahead (n,), and index."""
+        self,
+        fh: ForecastingHorizon,
+        X: pd.DataFrame | None,
+        levels: Sequence[float] | None = None,
+    ) -> tuple[np.ndarray, pd.Index]:
+        """Return forecasts (n, C, 1), or quantiles (n, C, Q), and their index."""
         steps = [steps_ahead(fh, one) for one in self._instances]
         wanted = [max(0, int(some.max())) for some in steps]
         ahead = self.student_.output_chunk_length
@@ -301,23 +313,22 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         if self.covariate_names_ is not None:
             horizon = -(-max(1, horizon) // ahead) * ahead
         future = covariates_ahead(self._instances, X, self.covariate_names_, wanted, horizon)
-        shape = (sum(map(len, steps)), self._seen_y.shape[1])
-        values, deviation = np.empty(shape), np.empty(shape)
+        n_levels = 1 if levels is None else len(levels)
+        values = np.empty((sum(map(len, steps)), self._seen_y.shape[1], n_levels))
         stops = np.cumsum([len(some) for some in steps])
         places = [slice(stop - len(some), stop) for stop, some in zip(stops, steps, strict=True)]
         beyond = [i for i, most in enumerate(wanted) if most > 0]
         if beyond:
-            made, spread = self._forecast_ends(beyond, horizon, future)
-            for i, forecast, deviations in zip(beyond, made, spread, strict=True):
+            made = self._forecast_ends(beyond, horizon, future, levels)
+            for i, forecast in zip(beyond, made, strict=True):
                 later = steps[i] > 0
                 values[places[i]][later] = forecast[steps[i][later] - 1]
-                deviation[places[i]][later] = deviations
         for i, (one, some) in enumerate(zip(self._instances, steps, strict=True)):
             if (some <= 0).any():
                 # The origin is the step itself: what came before is the context.
                 origins = len(one.times) - 1 + some[some <= 0]
-                fitted = self._forecast_inside(one, origins, future[i])
-                values[places[i]][some <= 0], deviation[places[i]][some <= 0] = fitted
+                fitted = self._forecast_inside(one, origins, future[i], levels)
+                values[places[i]][some <= 0] = fitted
         times = [pd.Index(fh.to_absolute_index(one.cutoff)) for one in self._instances]
         index = times[0]
         if self._instances[0].key:
@@ -329,12 +340,16 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
                 ],
                 names=self._seen_y.index.names,
             )
-        return values, deviation, np.maximum(np.concatenate(steps), 1), index
+        return values, index
 
     def _forecast_ends(
-        self, chosen: Sequence[int], horizon: int, future: Sequence[np.ndarray | None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Forecast what follows some series: (n, horizon, C), and deviations of contexts (n, C)."""
+        self,
+        chosen: Sequence[int],
+        horizon: int,
+        future: Sequence[np.ndarray | None],
+        levels: Sequence[float] | None,
+    ) -> np.ndarray:
+        """Forecast what follows some series: (n, horizon, C, Q)."""
         student = self.student_
         ahead = max(horizon, student.output_chunk_length)
         parts = [
@@ -342,29 +357,37 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             for i, one in ((i, self._instances[i]) for i in chosen)
         ]
         contexts = np.concatenate([part for part, _ in parts])
-        return self._call(contexts, horizon, [known for _, known in parts])
+        return self._call(contexts, horizon, [known for _, known in parts], levels)
 
     def _forecast_inside(
-        self, one: Instance, origins: np.ndarray, future: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Forecast steps of a series from what came before each: twice (n, C), see above."""
+        self,
+        one: Instance,
+        origins: np.ndarray,
+        future: np.ndarray | None,
+        levels: Sequence[float] | None,
+    ) -> np.ndarray:
+        """Forecast steps of a series from what came before each: (n, C, Q)."""
         length, ahead = self.student_.input_chunk_length, self.student_.output_chunk_length
-        values, deviations = [], []
+        made = []
         for part in iterate_chunks(origins, one.values.shape[1]):
             contexts, known = _window(one, part, length, ahead, future)
-            forecasts, spread = self._call(contexts, 1, [known])
-            values.append(forecasts[:, 0])
-            deviations.append(spread)
-        return np.concatenate(values), np.concatenate(deviations)
+            made.append(self._call(contexts, 1, [known], levels)[:, 0])
+        return np.concatenate(made)
 
     def _call(
-        self, contexts: np.ndarray, horizon: int, covariates: Sequence[np.ndarray | None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run the student, and measure the contexts' deviations."""
+        self,
+        contexts: np.ndarray,
+        horizon: int,
+        covariates: Sequence[np.ndarray | None],
+        levels: Sequence[float] | None,
+    ) -> np.ndarray:
+        """Run the student: (n, horizon, C, Q)."""
         given = {}
         if self.covariate_names_ is not None:
             given["future_covariates"] = np.concatenate([c for c in covariates if c is not None])
-        return self.student_.predict(contexts, horizon, **given), contexts.std(axis=1)
+        if levels is None:
+            return self.student_.predict(contexts, horizon, **given)[..., None]
+        return self.student_.predict_quantiles(contexts, horizon, levels, **given)
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
@@ -397,12 +420,15 @@ def _prepare(one: Instance) -> PreparedSeries:
 def _window(
     one: Instance, origins: np.ndarray, length: int, ahead: int, future: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Cut contexts (n, L, C), and covariates (n, L + ahead, F), at the edges continued."""
+    """Cut contexts (n, L, C), NaN before the series, and covariates (n, L + ahead, F)."""
     # Only what is needed is padded and copied: a series may have a million steps.
     first, last = max(0, int(origins.min()) - length), int(origins.max())
     values = one.values[first : max(last, first + 1)]
-    values = np.pad(values, ((length, 0), (0, 0)), mode="edge")
-    contexts = context_windows(values, origins - first + length, length)
+    padded = np.pad(values, ((length, 0), (0, 0)), constant_values=np.nan)
+    contexts = context_windows(padded, origins - first + length, length)
+    if not origins.min():  # nothing comes before the first step
+        contexts = contexts.copy()
+        contexts[origins == 0, -1] = values[0]
     if one.covariates is None or future is None:
         return contexts, None
     beyond = max(0, last + ahead - len(one.times))

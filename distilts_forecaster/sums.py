@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from distilts_forecaster.labels import Labeller
-from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
-from distilts_forecaster.students.linear import Linear, WindowSums
+from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
+from distilts_forecaster.students.linear import HeldOut, Linear, WindowSums
 from distilts_forecaster.windows import (
+    NormalisedWindows,
     PreparedSeries,
-    complete_windows,
-    context_windows,
-    history_windows,
+    filled_contexts,
     iterate_chunks,
     normalise_contexts,
     target_windows,
     to_rows,
+    usable_windows,
 )
 
-__all__ = ["accumulate", "accumulate_validation"]
+__all__ = [
+    "accumulate",
+    "accumulate_validation",
+    "cut",
+    "held_out_windows",
+    "impute_truth",
+    "teacher_labels",
+]
+
+#: Passes over windows with missing truth at most; see :func:`impute_truth`.
+_MOST_PASSES = 10
+
+#: Rows with missing truth that are validated on at most, evenly spread.
+_MOST_PARTIAL_ROWS = 2000
 
 
 #: Called with a series' index, origins and labels (n, T, C, Q) in units of its values.
@@ -58,7 +72,7 @@ def accumulate(
     trial, other = (_empty_sums(plans[0].series, settings, n) for n in (horizon or steps, steps))
     # Where trial windows have whole targets, the rest is summed apart and added.
     shared = trial.cross_truth.shape == other.cross_truth.shape
-    squared_error, n_errors = np.zeros(steps), 0
+    squared_error, n_errors = np.zeros(steps), np.zeros(steps)
     for index, plan in enumerate(plans):
         series = plan.series
         used = (plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled)
@@ -66,24 +80,20 @@ def accumulate(
             np.flatnonzero(np.logical_or.reduce(used)), series.raw.shape[1]
         ):
             truth, labelled, trial_truth, trial_labelled = (mask[origins] for mask in used)
-            contexts = context_windows(series.values, origins, settings.input_chunk_length)
-            windows = normalise_contexts(contexts)
-            targets = windows.normalise_targets(
-                to_rows(target_windows(series.values, origins, steps, settings.output_chunk_shift))
-            )
+            windows, targets = cut(series, origins, settings, steps)
             labels = None
             if labeller is not None and labelled.any():
-                made = _labels(series, origins[labelled], settings, labeller)
+                made = teacher_labels(series, origins[labelled], settings, labeller)
                 if on_labels is not None:
                     on_labels(index, origins[labelled], made)
                 labels = np.full_like(targets, np.nan)
                 mask = np.repeat(labelled, series.raw.shape[1])
-                labels[mask] = to_rows(made[..., settings.median])
+                labels[mask] = to_rows(made[..., labeller.median])
                 labels = windows.normalise_targets(labels)
                 both = np.repeat(truth & labelled, series.raw.shape[1])
                 error = ((labels - targets) * windows.scale)[both].astype(np.float64)
-                squared_error += (error**2).sum(axis=0)
-                n_errors += len(error)
+                squared_error += np.nansum(error**2, axis=0)
+                n_errors += np.isfinite(error).sum(axis=0)
             add = (windows.features, targets, labels, series.raw.shape[1])
             if horizon:
                 _add(trial, *add, trial_truth, trial_labelled)
@@ -92,16 +102,61 @@ def accumulate(
             else:
                 _add(other, *add, truth, labelled)
     final = trial + other if horizon and shared else other
-    return trial, final, squared_error / n_errors if n_errors else None
+    if not n_errors.any():
+        return trial, final, None
+    # Steps whose truth is nowhere known: as good as the others.
+    mean = squared_error.sum() / n_errors.sum()
+    error_by_step = np.where(n_errors > 0, squared_error / np.maximum(n_errors, 1), mean)
+    return trial, final, error_by_step
 
 
-def _labels(
+def cut(
+    series: PreparedSeries, origins: np.ndarray, settings: Settings, n_steps: int
+) -> tuple[NormalisedWindows, np.ndarray]:
+    """Cut and normalise windows.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    n_steps : int
+        Steps of the target.
+
+    Returns
+    -------
+    windows : NormalisedWindows
+        Their contexts, gaps filled.
+    targets : numpy.ndarray of float32, shape (n * C, n_steps)
+        Normalised; NaN where missing, or where nothing is known of the context.
+    """
+    contexts, unknown = filled_contexts(series, origins, settings.input_chunk_length)
+    windows = normalise_contexts(contexts)
+    targets = to_rows(target_windows(series.values, origins, n_steps, settings.output_chunk_shift))
+    if unknown is not None:
+        targets[unknown.reshape(-1)] = np.nan
+    return windows, windows.normalise_targets(targets)
+
+
+def teacher_labels(
     series: PreparedSeries, origins: np.ndarray, settings: Settings, labeller: Labeller
 ) -> np.ndarray:
-    """Return the teacher's forecasts (n, T, C, Q), in units of ``series.values``."""
-    history = resolve_teacher_context(settings, labeller.teacher.info)
-    labels = labeller.label(history_windows(series.raw, origins, history))
-    labels = labels[:, settings.output_chunk_shift :]
+    """Return the teacher's forecasts, made now or before.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    labeller : Labeller
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (n, T, C, Q)
+        In units of ``series.values``, at the labeller's levels.
+    """
+    contexts = teacher_contexts(series, origins, settings, labeller.teacher.info)
+    labels = labeller.label(contexts)[:, settings.output_chunk_shift :]
     location, spread = series.location[:, None], series.spread[:, None]
     return ((labels - location) / spread).astype(np.float32)
 
@@ -132,12 +187,74 @@ def _add(
         )
 
 
+def impute_truth(
+    sums: WindowSums,
+    plans: Sequence[SeriesPlan],
+    settings: Settings,
+    which: Literal["truth", "trial_truth"],
+    fit: Callable[[WindowSums], np.ndarray],
+) -> WindowSums:
+    """Make sums of windows with missing targets those of the observed targets alone.
+
+    All steps share one Gram matrix, which is that of all windows. A missing target that is
+    set to the student's own forecast has no error, so that the least-squares solution is that
+    of the observed targets once it forecasts what was set: expectation maximisation. Each pass
+    leaves the share that is missing of what was wrong before it.
+
+    Parameters
+    ----------
+    sums : WindowSums
+        With zeros for missing targets.
+    plans : sequence of SeriesPlan
+    settings : Settings
+    which : {"truth", "trial_truth"}
+        The windows that were summed.
+    fit : callable
+        Solves sums for weights (K, F, T).
+
+    Returns
+    -------
+    WindowSums
+        The same where nothing is missing.
+    """
+    known = sums.known_truth / max(sums.n_truth, 1)
+    if (known == 1).all() or not sums.n_truth:
+        return sums
+    steps = sums.cross_truth.shape[2]
+    observed = sums.cross_truth
+    imputed = sums * 1.0
+    # As if what is missing were like what is not: a good start.
+    imputed.cross_truth = observed / np.maximum(known, 1e-3)[:, None]
+    weights = fit(imputed)
+    for _ in range(_MOST_PASSES):
+        missing = np.zeros_like(observed)
+        n_matrices = len(missing)
+        for plan in plans:
+            origins = np.flatnonzero(getattr(plan, which))
+            if not plan.series.has_gaps:
+                continue
+            for part in iterate_chunks(origins, plan.series.raw.shape[1]):
+                windows, targets = cut(plan.series, part, settings, steps)
+                unknown = np.isnan(targets)
+                partial = unknown.any(axis=1)
+                for k in range(n_matrices):
+                    rows = np.flatnonzero(partial[k::n_matrices]) * n_matrices + k
+                    features = windows.features[rows]
+                    made = features @ weights[k].astype(np.float32)
+                    missing[k] += features.T @ np.where(unknown[rows], made, np.float32(0.0))
+        imputed.cross_truth = observed + missing
+        before, weights = weights, fit(imputed)
+        if np.abs(weights - before).max() <= 1e-3 * np.abs(weights).max():
+            break
+    return imputed
+
+
 def accumulate_validation(
     plans: Sequence[SeriesPlan],
     validation: Sequence[PreparedSeries] | None,
     settings: Settings,
     horizon: int,
-) -> WindowSums | None:
+) -> HeldOut | None:
     """Sum over the held-out windows.
 
     Windows count in the series' own units, not divided by their scale: what is
@@ -154,24 +271,65 @@ def accumulate_validation(
 
     Returns
     -------
-    WindowSums or None
+    HeldOut or None
         None if nothing is held out.
     """
     if not horizon:
         return None
-    shift, length = settings.output_chunk_shift, settings.input_chunk_length
-    held_out = (
-        [(plan.series, plan.validation) for plan in plans]
-        if validation is None
-        else [(series, complete_windows(series, length, shift + horizon)) for series in validation]
-    )
     sums = _empty_sums(plans[0].series, settings, horizon)
+    n_matrices = len(sums.gram_truth)
+    features = [np.empty((0, settings.input_chunk_length), np.float32)]
+    partial = [np.empty((0, horizon), np.float32)]
+    n_partial = 0
+    held_out = held_out_windows(plans, validation, settings, horizon)
+    n_rows = sum(int(mask.sum()) * series.raw.shape[1] for series, mask in held_out)
+    every = max(1, n_rows // _MOST_PARTIAL_ROWS)
     for series, mask in held_out:
         for origins in iterate_chunks(np.flatnonzero(mask), series.raw.shape[1]):
-            windows = normalise_contexts(context_windows(series.values, origins, length))
-            targets = to_rows(target_windows(series.values, origins, horizon, shift))
-            sums.add(windows.features * windows.scale, truth=targets - windows.mean)
-    return sums if sums.n_truth else None
+            windows, targets = cut(series, origins, settings, horizon)
+            rows, targets = windows.features * windows.scale, targets * windows.scale
+            whole = np.isfinite(targets).all(axis=1)
+            whole = np.repeat(whole.reshape(-1, n_matrices).all(axis=1), n_matrices)
+            sums.add(rows[whole], truth=targets[whole])
+            n_partial += int((~whole).sum())
+            # Rows of all matrices together.
+            groups = np.flatnonzero(~whole[::n_matrices])
+            groups = groups[::every]
+            chosen = (groups[:, None] * n_matrices + np.arange(n_matrices)).ravel()
+            features.append(rows[chosen])
+            partial.append(targets[chosen])
+    kept = np.concatenate(partial)
+    weight = n_partial / len(kept) if len(kept) else 1.0
+    found = HeldOut(sums, np.concatenate(features), kept, weight)
+    return found if found.n_rows else None
+
+
+def held_out_windows(
+    plans: Sequence[SeriesPlan],
+    validation: Sequence[PreparedSeries] | None,
+    settings: Settings,
+    horizon: int,
+) -> list[tuple[PreparedSeries, np.ndarray]]:
+    """Return the series that are validated on, with their windows by origin.
+
+    Parameters
+    ----------
+    plans : sequence of SeriesPlan
+    validation : sequence of PreparedSeries, optional
+        By default the windows that the plans hold out.
+    settings : Settings
+    horizon : int
+        Steps validated on.
+
+    Returns
+    -------
+    list of tuple
+        PreparedSeries, and an array of bool, shape (n_points + 1,).
+    """
+    if validation is None:
+        return [(plan.series, plan.validation) for plan in plans]
+    length, shift = settings.input_chunk_length, settings.output_chunk_shift
+    return [(s, usable_windows(s, length, shift + horizon, shift)) for s in validation]
 
 
 def _empty_sums(series: PreparedSeries, settings: Settings, n_outputs: int) -> WindowSums:

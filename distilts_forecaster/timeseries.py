@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,14 +58,19 @@ def moved(template: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeri
     return built
 
 
-def like(series: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
-    """Build a series (n, C, 1) with the components and attributes of another."""
+def like(
+    series: TimeSeries, times: pd.Index, values: np.ndarray, names: Sequence[str] | None = None
+) -> TimeSeries:
+    """Build a series (n, C, S) with the components and attributes of another.
+
+    With ``names`` its components are others, and have no static covariates or hierarchy.
+    """
     return TimeSeries(
         times=times,
         values=values,
-        components=series.columns,
-        static_covariates=series.static_covariates,
-        hierarchy=series.hierarchy,
+        components=series.columns if names is None else names,
+        static_covariates=series.static_covariates if names is None else None,
+        hierarchy=series.hierarchy if names is None else None,
         metadata=series.metadata,
         copy=False,
     )

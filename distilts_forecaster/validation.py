@@ -72,6 +72,9 @@ def make_settings(
     label_budget: Any,
     teacher_context: Any,
     random_state: Any,
+    probabilistic: bool = False,
+    calibrate: Any = True,
+    nonnegative: Any = False,
 ) -> Settings:
     """Return what to fit, checked.
 
@@ -99,7 +102,11 @@ def make_settings(
         check_integer("random_state", random_state, at_least=0)
         if random_state >= 2**32:
             raise ValueError(f"random_state must be below 2**32, got {random_state}.")
+    for name, flag in (("calibrate", calibrate), ("nonnegative", nonnegative)):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {flag!r}.")
     settings = check_student(student)
+    levels = check_quantiles(quantiles)
     alpha = check_distillation_weight(distillation_weight)
     check_alignment(alignment, alignment_weight, alignment_dim, settings, alpha)
     return Settings(
@@ -114,8 +121,11 @@ def make_settings(
         alignment=alignment,
         alignment_weight=float(alignment_weight),
         alignment_dim=int(alignment_dim),
-        quantile_levels=check_quantiles(quantiles, settings),
+        quantile_levels=levels,
         random_state=None if random_state is None else int(random_state),
+        probabilistic=probabilistic or quantiles is not None,
+        calibrate=bool(calibrate),
+        nonnegative=bool(nonnegative),
     )
 
 
@@ -271,13 +281,12 @@ def check_alignment(
         )
 
 
-def check_quantiles(quantiles: Any, student: Student) -> tuple[float, ...]:
+def check_quantiles(quantiles: Any) -> tuple[float, ...]:
     """Return the quantile levels of the student.
 
     Parameters
     ----------
     quantiles : sequence of float or None
-    student : Linear, DLinear, ITransformer, MLP or Network
 
     Returns
     -------
@@ -289,21 +298,15 @@ def check_quantiles(quantiles: Any, student: Student) -> tuple[float, ...]:
     TypeError
         If it is no sequence of numbers.
     ValueError
-        If levels do not increase between 0 and 1, or the median is not among them, or the
-        student is linear.
+        If levels do not increase between 0 and 1, or the median is not among them.
 
     Examples
     --------
-    >>> check_quantiles([0.1, 0.5, 0.9], DLinear())
+    >>> check_quantiles([0.1, 0.5, 0.9])
     (0.1, 0.5, 0.9)
     """
     if quantiles is None:
         return (0.5,)
-    if isinstance(student, Linear):
-        raise ValueError(
-            f"The linear student forecasts points: leave quantiles=None, got {quantiles!r}, or use "
-            'student="dlinear", "mlp" or "itransformer".'
-        )
     try:
         levels = tuple(float(q) for q in quantiles)
     except (TypeError, ValueError) as error:
@@ -395,9 +398,8 @@ def check_series(
             )
         if len(one) < min_length:
             raise ValueError(
-                f"{label} has {len(one)} points, at least {min_length} are needed "
-                "(input_chunk_length + output_chunk_shift + output_chunk_length). "
-                "Pass a longer series or make the model's chunks shorter."
+                f"{label} has {len(one)} points, at least {min_length} are needed. Pass a longer "
+                "series, or make the model's chunks shorter."
             )
         array = one.all_values(copy=False)[:, :, 0]
         if np.isinf(array).any():
@@ -458,32 +460,37 @@ def check_context(
     Returns
     -------
     numpy.ndarray, shape (input_chunk_length, n_components)
+        NaN where missing, and before the series.
 
     Raises
     ------
     TypeError
         If it is not a TimeSeries.
     ValueError
-        If it has other components, is too short, or has missing or infinite values there.
+        If it has other components, or infinite values or none at all there.
     """
     from darts import TimeSeries
 
     if not isinstance(series, TimeSeries):
         raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")
     values = check_components(series, index, n_components)
-    if len(values) < input_chunk_length:
-        raise ValueError(
-            f"series[{index}] has {len(values)} points; to forecast, the model needs the last "
-            f"input_chunk_length={input_chunk_length}."
-        )
     context = values[-input_chunk_length:]
     # The sum is finite if every value is, and costs a tenth of checking each.
     if not np.isfinite(context.sum()) and not np.isfinite(context).all():
-        raise ValueError(
-            f"series[{index}] has {int((~np.isfinite(context)).sum())} missing or infinite "
-            f"values in its last {input_chunk_length} steps. Fill them, for instance with "
-            "darts.utils.missing_values.fill_missing_values."
-        )
+        if np.isinf(context).any():
+            raise ValueError(
+                f"series[{index}] has {int(np.isinf(context).sum())} infinite values in its last "
+                f"{input_chunk_length} steps: replace them, NaN means missing."
+            )
+        empty = np.isnan(context).all(axis=0)
+        if empty.any():
+            raise ValueError(
+                f"series[{index}] has no value of {list(series.columns[empty])} in its last "
+                f"{input_chunk_length} steps: there is nothing to forecast from."
+            )
+    if len(context) < input_chunk_length:
+        short = input_chunk_length - len(context)
+        context = np.pad(context, ((short, 0), (0, 0)), constant_values=np.nan)
     return context
 
 

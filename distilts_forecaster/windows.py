@@ -17,12 +17,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.gaps import fill_gaps
+
 __all__ = [
     "NormalisedWindows",
     "PreparedSeries",
     "Split",
-    "complete_windows",
     "context_windows",
+    "filled_contexts",
     "history_windows",
     "iterate_chunks",
     "normalise_contexts",
@@ -30,6 +33,8 @@ __all__ = [
     "prepare_series",
     "split_windows",
     "target_windows",
+    "usable_windows",
+    "window_covariates",
 ]
 
 #: Share of the series' standard deviation that is added (in quadrature) to every
@@ -44,6 +49,9 @@ SOFTNESS = 3.0
 #: Windows (times components) gathered at once: large enough for the matrix
 #: product to run at full speed, small enough for the processor's cache.
 ROWS_PER_CHUNK = 4096
+
+#: Share of a context that must be observed for its window to be used in fit.
+LEAST_OBSERVED = 0.25
 
 
 @dataclass(frozen=True)
@@ -60,36 +68,58 @@ class PreparedSeries:
         nothing but the rounding; it keeps 1e-12 and 1e12 equally precise.
     location, spread : numpy.ndarray of float64, shape (n_components,)
         Mean and standard deviation of the observed values (1 if constant).
-    missing_before : numpy.ndarray of int64, shape (n_points + 1,)
-        Number of time steps with a missing value before each index.
+    observed_before : numpy.ndarray of int, shape (n_points + 1,)
+        Number of observed values before each index, all components together.
     past : numpy.ndarray of float64, shape (at most n_points, P), or None
         Covariates that are known for the context only. Windows whose context they do not
         reach are left out.
     future : numpy.ndarray of float64, shape (at least n_points, F), or None
         Covariates that are known for the horizon too, as far ahead as they are.
+    static : numpy.ndarray of float64, shape (C, S), or None
+        Covariates that are the same at all times.
     row_length : int or None
         Where windows were given instead of a series: they lie end to end, ``L + T`` steps
         each, and no other window is cut.
+    period : int or None
+        Season by which gaps are filled.
+    is_short : bool
+        Whether windows may begin before the series, or end after it: what is not there is
+        missing. For series that would give few windows otherwise.
     """
 
     raw: np.ndarray
     values: np.ndarray
     location: np.ndarray
     spread: np.ndarray
-    missing_before: np.ndarray
+    observed_before: np.ndarray
     past: np.ndarray | None = None
     future: np.ndarray | None = None
+    static: np.ndarray | None = None
     row_length: int | None = None
+    period: int | None = None
+    is_short: bool = False
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a value is missing, in the series or around it."""
+        return self.is_short or int(self.observed_before[-1]) < self.raw.size
 
     def __len__(self) -> int:
         """Return the number of time steps."""
         return len(self.raw)
 
-    def count_windows(self, length: int) -> int:
-        """Return how many windows of ``length`` steps there are, missing values or not."""
+    @property
+    def n_covariates(self) -> int:
+        """Number of covariates of all kinds."""
+        return sum(0 if c is None else c.shape[1] for c in (self.past, self.future, self.static))
+
+    def count_windows(self, input_chunk_length: int, target_stop: int) -> int:
+        """Return how many windows there are, missing values or not."""
         if self.row_length is not None:
             return len(self) // self.row_length
-        return max(0, len(self) - length + 1)
+        if self.is_short:
+            return max(0, len(self) - 1)
+        return max(0, len(self) - input_chunk_length - target_stop + 1)
 
 
 @dataclass(frozen=True)
@@ -181,7 +211,7 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
         values=standardised,
         location=location,
         spread=largest * deviation,
-        missing_before=np.concatenate([[0], np.cumsum(missing.any(axis=1), dtype=np.int32)]),
+        observed_before=_count_observed(missing),
     )
 
 
@@ -202,17 +232,30 @@ def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedSeries:
     --------
     >>> import numpy as np
     >>> prepared = prepare_rows(np.ones((3, 4)), np.zeros((3, 2)))
-    >>> np.flatnonzero(complete_windows(prepared, 4, 2))
+    >>> np.flatnonzero(usable_windows(prepared, 4, 2))
     array([ 4, 10, 16])
     """
     rows = np.concatenate([contexts, targets], axis=1)
     return replace(prepare_series(rows.reshape(-1, 1)), row_length=rows.shape[1])
 
 
-def complete_windows(
-    series: PreparedSeries, input_chunk_length: int, target_stop: int = 0
+def _count_observed(missing: np.ndarray) -> np.ndarray:
+    """Count the observed values before each index: (n, C) -> (n + 1,)."""
+    dtype = np.int32 if missing.size < 2**31 else np.int64
+    counts = np.zeros(len(missing) + 1, dtype=dtype)
+    np.cumsum(missing.shape[1] - missing.sum(axis=1, dtype=dtype), out=counts[1:])
+    return counts
+
+
+def usable_windows(
+    series: PreparedSeries,
+    input_chunk_length: int,
+    target_stop: int = 0,
+    output_chunk_shift: int = 0,
 ) -> np.ndarray:
-    """Say for every origin whether its window lies in the series with nothing missing.
+    """Say for every origin whether enough of its window is observed.
+
+    A quarter of the context's values, and one of the target's.
 
     Parameters
     ----------
@@ -221,25 +264,38 @@ def complete_windows(
     input_chunk_length : int
         Length of the context.
     target_stop : int, default 0
-        Steps after the origin that must be observed too (``shift + T``), or 0 for
+        Steps after the origin that belong to the window (``shift + T``), or 0 for
         windows that need no target.
+    output_chunk_shift : int, default 0
+        Steps after the origin that the target starts at.
 
     Returns
     -------
     numpy.ndarray of bool, shape (n_points + 1,)
         By origin. A byte each, where a list of origins would take eight.
     """
-    complete = np.zeros(len(series) + 1, dtype=bool)
-    length = input_chunk_length + target_stop
-    if length <= len(series):
-        before = series.missing_before
-        last = len(series) - target_stop
-        complete[input_chunk_length : last + 1] = before[length:] == before[: len(before) - length]
+    n, length = len(series), input_chunk_length
+    usable = np.zeros(n + 1, dtype=bool)
+    first, last = (1, n) if series.is_short else (length, n - target_stop)
+    if series.is_short and target_stop:
+        last = n - output_chunk_shift - 1
+    if first <= last:
+        usable[first : last + 1] = True
+    if series.has_gaps and usable.any():
+        origins = np.arange(n + 1)
+        count = series.observed_before
+        known = count - count[np.maximum(origins - length, 0)]
+        usable &= known >= max(1.0, LEAST_OBSERVED * length * series.raw.shape[1])
+        if target_stop:
+            start, stop = (
+                np.minimum(origins + steps, n) for steps in (output_chunk_shift, target_stop)
+            )
+            usable &= count[stop] > count[start]
     if series.past is not None:
-        complete[len(series.past) + 1 :] = False
+        usable[len(series.past) + 1 :] = False
     if series.row_length is not None:
-        complete &= np.arange(len(complete)) % series.row_length == input_chunk_length
-    return complete
+        usable &= np.arange(n + 1) % series.row_length == input_chunk_length
+    return usable
 
 
 def split_windows(
@@ -249,7 +305,7 @@ def split_windows(
     output_chunk_shift: int = 0,
     held_out: float = 0.2,
 ) -> Split | None:
-    """Hold out the last complete windows of one series, with no target on both sides.
+    """Hold out the last usable windows of one series, with no target on both sides.
 
     A window whose target straddles the border is used by neither side. Where the
     history is too short for that at the full horizon (512 -> 96 with 700 points:
@@ -280,8 +336,10 @@ def split_windows(
     """
     horizon = output_chunk_length
     while horizon >= 1:
-        complete = complete_windows(series, input_chunk_length, output_chunk_shift + horizon)
-        origins = np.flatnonzero(complete)
+        stop = output_chunk_shift + horizon
+        origins = np.flatnonzero(
+            usable_windows(series, input_chunk_length, stop, output_chunk_shift)
+        )
         if len(origins):
             first = len(origins) - max(1, round(held_out * len(origins)))
             start, fit_stop = int(origins[first]), int(origins[first]) - horizon + 1
@@ -314,6 +372,34 @@ def history_windows(values: np.ndarray, origins: np.ndarray, length: int) -> np.
     return context_windows(values, origins, length)
 
 
+def filled_contexts(
+    series: PreparedSeries, origins: np.ndarray, input_chunk_length: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Gather standardised contexts as a student sees them: without gaps.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    input_chunk_length : int
+
+    Returns
+    -------
+    contexts : numpy.ndarray of float32, shape (n, L, C)
+    unknown : numpy.ndarray of bool, shape (n, C), or None
+        Components without any value in the context, which are zero there; None if there
+        are none.
+    """
+    if not series.has_gaps:
+        return context_windows(series.values, origins, input_chunk_length), None
+    contexts = history_windows(series.values, origins, input_chunk_length)
+    filled = fill_gaps(contexts, series.period)
+    unknown = np.isnan(filled[:, 0])
+    if not unknown.any():
+        return filled, None
+    return np.where(unknown[:, None], np.float32(0.0), filled), unknown
+
+
 def target_windows(
     values: np.ndarray, origins: np.ndarray, output_chunk_length: int, output_chunk_shift: int = 0
 ) -> np.ndarray:
@@ -321,10 +407,46 @@ def target_windows(
     first = int(origins.min()) + output_chunk_shift
     stop = int(origins.max()) + output_chunk_shift + output_chunk_length
     block = values[first:stop]
-    if stop > len(values):
-        block = np.pad(block, ((0, stop - max(first, len(values))), (0, 0)), constant_values=np.nan)
+    beyond = stop - first - len(block)
+    if beyond:
+        block = np.pad(block, ((0, beyond), (0, 0)), constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(block, output_chunk_length, axis=0)
     return windows[origins + (output_chunk_shift - first)].transpose(0, 2, 1)
+
+
+def window_covariates(
+    series: PreparedSeries,
+    origins: np.ndarray,
+    input_chunk_length: int,
+    output_chunk_length: int,
+    output_chunk_shift: int = 0,
+) -> Covariates:
+    """Gather the covariates of windows, their ends repeated where they are not known.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+        Shape of the windows.
+
+    Returns
+    -------
+    Covariates
+    """
+    length, steps = input_chunk_length, output_chunk_length
+    past = future = static = None
+    if series.past is not None:
+        known = np.pad(series.past, ((length, 0), (0, 0)), mode="edge")
+        past = context_windows(known, origins + length, length)
+    if series.future is not None:
+        ahead = max(0, int(origins.max()) + output_chunk_shift + steps - len(series.future))
+        known = np.pad(series.future, ((length, ahead), (0, 0)), mode="edge")
+        after = target_windows(known, origins + length, steps, output_chunk_shift)
+        future = np.concatenate([context_windows(known, origins + length, length), after], axis=1)
+    if series.static is not None:
+        static = np.repeat(series.static[None], len(origins), axis=0)
+    return Covariates(past, future, static)
 
 
 def to_rows(windows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-__all__ = ["Choice", "Linear", "WindowSums", "choose", "solve", "validation_errors"]
+__all__ = ["Choice", "HeldOut", "Linear", "WindowSums", "choose", "solve", "validation_errors"]
 
 #: Ridge strengths tried, relative to the mean power of the features.
 RIDGE_GRID = tuple(float(r) for r in np.logspace(-3, 1.5, 10))
@@ -86,8 +86,8 @@ class WindowSums:
     ----------
     gram_truth, gram_teacher : numpy.ndarray of float64, shape (K, F, F)
     cross_truth, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
-    power_truth : numpy.ndarray of float64, shape (K, T)
-        Sum of squared targets.
+    power_truth, known_truth : numpy.ndarray of float64, shape (K, T)
+        Sum of squared targets, and how many of them are known.
     n_truth, n_teacher : float
         Rows summed (windows times components, divided by K).
     """
@@ -96,6 +96,7 @@ class WindowSums:
         self.gram_truth = np.zeros((n_matrices, n_features, n_features))
         self.cross_truth = np.zeros((n_matrices, n_features, n_outputs))
         self.power_truth = np.zeros((n_matrices, n_outputs))
+        self.known_truth = np.zeros((n_matrices, n_outputs))
         self.n_truth = 0.0
         self.gram_teacher = np.zeros_like(self.gram_truth)
         self.cross_teacher = np.zeros_like(self.cross_truth)
@@ -113,7 +114,9 @@ class WindowSums:
         ----------
         features : numpy.ndarray of float32, shape (n_rows, F)
         truth, labels : numpy.ndarray of float32, shape (n_rows, T), optional
-            Normalised targets and teacher forecasts of the same windows.
+            Normalised targets (NaN where missing, which counts as zero until
+            :func:`~distilts_forecaster.sums.impute_truth`) and teacher forecasts of the
+            same windows.
         """
         n_matrices = len(self.gram_truth)
         n_rows = len(features) // n_matrices
@@ -123,6 +126,10 @@ class WindowSums:
             gram = rows.T @ rows
             if truth is not None:
                 outputs = truth[k::n_matrices]
+                known = np.isfinite(outputs)
+                self.known_truth[k] += known.sum(axis=0)
+                if not known.all():
+                    outputs = np.where(known, outputs, np.float32(0.0))
                 self.gram_truth[k] += gram
                 self.cross_truth[k] += rows.T @ outputs
                 self.power_truth[k] += np.einsum("nt,nt->t", outputs, outputs, dtype=np.float64)
@@ -145,6 +152,31 @@ class WindowSums:
         for name, value in vars(self).items():
             setattr(weighted, name, value * weight)
         return weighted
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is known of the held-out windows.
+
+    Attributes
+    ----------
+    sums : WindowSums
+        Of those whose targets are whole.
+    features, targets : numpy.ndarray of float32, shape (n_rows, F) and (n_rows, T)
+        Of the others: missing targets (NaN) are in no sum, for any candidate.
+    row_weight : float
+        Rows that each of these stands for.
+    """
+
+    sums: WindowSums
+    features: np.ndarray
+    targets: np.ndarray
+    row_weight: float = 1.0
+
+    @property
+    def n_rows(self) -> float:
+        """Rows (windows times components) that are held out."""
+        return self.sums.n_truth * len(self.sums.gram_truth) + self.row_weight * len(self.targets)
 
 
 def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarray:
@@ -210,7 +242,7 @@ def _coefficients(
 
 def validation_errors(
     sums: WindowSums,
-    validation: WindowSums,
+    validation: HeldOut,
     alpha_weights: Sequence[np.ndarray],
     ridges: Sequence[float],
 ) -> np.ndarray:
@@ -220,8 +252,8 @@ def validation_errors(
     ----------
     sums : WindowSums
         Of the windows fitted on.
-    validation : WindowSums
-        Of the held-out windows (truth only), with as many outputs.
+    validation : HeldOut
+        With as many outputs.
     alpha_weights : sequence of numpy.ndarray, shape (T,)
         The (alpha, tau) candidates as ``alpha * w_t``.
     ridges : sequence of float
@@ -232,18 +264,27 @@ def validation_errors(
     numpy.ndarray of float64, shape (len(ridges), len(alpha_weights))
     """
     errors = np.zeros((len(ridges), len(alpha_weights)))
-    n_matrices = len(sums.gram_truth)
-    count = max(validation.n_truth, 1) * n_matrices * validation.power_truth.shape[1]
+    whole, n_matrices = validation.sums, len(sums.gram_truth)
+    count = float(whole.known_truth.sum())
     for k in range(n_matrices):
-        power = validation.power_truth[k].sum()
+        power = whole.power_truth[k].sum()
+        features, targets = (
+            rows[k::n_matrices] for rows in (validation.features, validation.targets)
+        )
+        known = np.isfinite(targets)
+        count += float(known.sum()) * validation.row_weight
         for i, (basis, values, truth, teacher) in enumerate(_diagonalise(sums, k, ridges)):
-            gram = basis.T @ validation.gram_truth[k] @ basis
-            cross = basis.T @ validation.cross_truth[k]
+            gram = basis.T @ whole.gram_truth[k] @ basis
+            cross = basis.T @ whole.cross_truth[k]
+            rotated = features @ basis
             for j, candidate in enumerate(alpha_weights):
                 fitted = _coefficients(values, truth, teacher, candidate)
                 errors[i, j] += np.vdot(fitted, gram @ fitted - 2.0 * cross) + power
+                if len(targets):
+                    missed = np.where(known, targets - rotated @ fitted, 0.0)
+                    errors[i, j] += validation.row_weight * np.vdot(missed, missed)
     # A difference of large numbers: what is left of a perfect fit may be negative.
-    return np.maximum(errors / count, 0.0)
+    return np.maximum(errors / max(count, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -264,13 +305,13 @@ class Choice:
     alpha: float
     weights: np.ndarray
     ridge: float
-    error: float | None
-    error_without_teacher: float | None
+    error: float | None = None
+    error_without_teacher: float | None = None
 
 
 def choose(
     sums: WindowSums,
-    validation: WindowSums | None,
+    validation: HeldOut | None,
     ridges: Sequence[float],
     alphas: Sequence[float],
     weights: Sequence[np.ndarray],
@@ -293,8 +334,10 @@ def choose(
 
     Parameters
     ----------
-    sums, validation : WindowSums
-        Of the windows fitted on, and of the held-out ones (None: the prior decides).
+    sums : WindowSums
+        Of the windows fitted on.
+    validation : HeldOut or None
+        None: the prior decides.
     ridges, alphas : sequence of float
         Candidates.
     weights : sequence of numpy.ndarray, shape (T,)
@@ -314,7 +357,7 @@ def choose(
     grid = [(alpha, w) for alpha in alphas for w in weights]
     alone, errors, evidence, ratio = None, None, 0.0, 1.0
     if validation is not None:
-        steps = validation.power_truth.shape[1]
+        steps = validation.sums.power_truth.shape[1]
         candidates = [alpha * w[:steps] for alpha, w in grid] + [np.zeros(steps)]
         all_errors = validation_errors(sums, validation, candidates, ridges)
         n_errors = min(_ERRORS_PER_WINDOW * n_validation, _MOST_ERRORS)

@@ -8,8 +8,8 @@ where ``context`` is (B, L, C), each window and component brought to mean 0 and 
 deviation 1 over its own L steps; ``forecast`` is (B, T, C, Q), or (B, T, C) for a point
 forecast, on the same scale; and ``hidden`` is (B, C, d), one state for each component, what
 an alignment with the teacher's hidden states can act on. A network that takes covariates has
-two more arguments, ``past_covariates`` (B, L, P) and ``future_covariates`` (B, L + T, F),
-standardised, either of them None where there are none.
+three more arguments, ``past_covariates`` (B, L, P), ``future_covariates`` (B, L + T, F) and
+``static_covariates`` (B, C, S), standardised, each of them None where there are none.
 """
 
 from __future__ import annotations
@@ -29,27 +29,18 @@ class DLinearNetwork(nn.Module):
     ----------
     input_chunk_length, output_chunk_length : int
         L and T.
-    n_quantiles : int
-        Q.
     kernel_size : int or None
         Steps of the moving average, odd; None does not decompose.
     """
 
     def __init__(
-        self,
-        input_chunk_length: int,
-        output_chunk_length: int,
-        n_quantiles: int,
-        kernel_size: int | None,
+        self, input_chunk_length: int, output_chunk_length: int, kernel_size: int | None
     ) -> None:
         super().__init__()
-        self.shape = (output_chunk_length, n_quantiles)
         self.kernel_size = kernel_size
-        outputs = output_chunk_length * n_quantiles
-        self.remainder = nn.Linear(input_chunk_length, outputs, bias=False)
-        self.trend = (
-            None if kernel_size is None else nn.Linear(input_chunk_length, outputs, bias=False)
-        )
+        sizes = (input_chunk_length, output_chunk_length)
+        self.remainder = nn.Linear(*sizes, bias=False)
+        self.trend = None if kernel_size is None else nn.Linear(*sizes, bias=False)
 
     def _average(self, rows: Tensor) -> Tensor:
         """Average over ``kernel_size`` steps, with the ends repeated: (..., L) -> (..., L)."""
@@ -66,26 +57,24 @@ class DLinearNetwork(nn.Module):
         return padded.unfold(-1, self.kernel_size, 1).mean(-1)
 
     def forward(self, context: Tensor) -> Tensor:
-        """Forecast (B, L, C) -> (B, T, C, Q)."""
+        """Forecast (B, L, C) -> (B, T, C)."""
         rows = context.transpose(1, 2)
         if self.trend is None:
             steps = self.remainder(rows)
         else:
             trend = self._average(rows)
             steps = self.remainder(rows - trend) + self.trend(trend)
-        return steps.unflatten(-1, self.shape).transpose(1, 2)
+        return steps.transpose(1, 2)
 
     def fold(self) -> Tensor:
-        """Return the one matrix that the network is: (Q, L, T)."""
-        n_steps, n_quantiles = self.shape
+        """Return the one matrix that the network is: (L, T)."""
         with torch.no_grad():
             unit = torch.eye(self.remainder.in_features, dtype=torch.float64)
             weight = self.remainder.weight.double().cpu()
-            folded = unit @ weight.T
-            if self.trend is not None:
-                trend = self._average(unit)  # row l: what step l gives to each average
-                folded = (unit - trend) @ weight.T + trend @ self.trend.weight.double().cpu().T
-        return folded.unflatten(-1, (n_steps, n_quantiles)).permute(2, 0, 1)
+            if self.trend is None:
+                return unit @ weight.T
+            trend = self._average(unit)  # row l: what step l gives to each average
+            return (unit - trend) @ weight.T + trend @ self.trend.weight.double().cpu().T
 
 
 class ITransformerNetwork(nn.Module):
@@ -97,6 +86,9 @@ class ITransformerNetwork(nn.Module):
         L and T.
     n_quantiles : int
         Q.
+    n_covariates : tuple of int
+        Past, future and static covariates: P, F and S. The first two are tokens beside those
+        of the components, the last is added to each component's.
     d_model, n_heads, d_ff, n_layers : int
     dropout : float
     """
@@ -106,6 +98,7 @@ class ITransformerNetwork(nn.Module):
         input_chunk_length: int,
         output_chunk_length: int,
         n_quantiles: int,
+        n_covariates: tuple[int, int, int],
         d_model: int,
         n_heads: int,
         d_ff: int,
@@ -116,6 +109,11 @@ class ITransformerNetwork(nn.Module):
         self.shape = (output_chunk_length, n_quantiles)
         self.hidden_size = d_model
         self.embedding = nn.Sequential(nn.Linear(input_chunk_length, d_model), nn.Dropout(dropout))
+        n_past, n_future, n_static = n_covariates
+        self.past = nn.Linear(input_chunk_length, d_model) if n_past else None
+        ahead = input_chunk_length + output_chunk_length
+        self.future = nn.Linear(ahead, d_model) if n_future else None
+        self.static = nn.Linear(n_static, d_model) if n_static else None
         layer = nn.TransformerEncoderLayer(
             d_model, n_heads, d_ff, dropout, activation="gelu", batch_first=True
         )
@@ -124,9 +122,22 @@ class ITransformerNetwork(nn.Module):
         )
         self.head = nn.Linear(d_model, output_chunk_length * n_quantiles)
 
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        context: Tensor,
+        past_covariates: Tensor | None = None,
+        future_covariates: Tensor | None = None,
+        static_covariates: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Forecast (B, L, C) -> (B, T, C, Q), with hidden states (B, C, d_model)."""
-        hidden = self.encoder(self.embedding(context.transpose(1, 2)))
+        tokens = self.embedding(context.transpose(1, 2))
+        n_components = tokens.shape[1]
+        if self.static is not None:
+            tokens = tokens + self.static(static_covariates)
+        for layer, covariates in ((self.past, past_covariates), (self.future, future_covariates)):
+            if layer is not None and covariates is not None:
+                tokens = torch.cat([tokens, layer(covariates.transpose(1, 2))], dim=1)
+        hidden = self.encoder(tokens)[:, :n_components]
         return self.head(hidden).unflatten(-1, self.shape).transpose(1, 2), hidden
 
 
@@ -139,8 +150,9 @@ class MLPNetwork(nn.Module):
         L and T.
     n_quantiles : int
         Q.
-    n_past, n_future : int
-        Covariates known for the context only (P), and for context and horizon (F).
+    n_covariates : tuple of int
+        Covariates known for the context only (P), for context and horizon (F), and static
+        ones of each component (S).
     hidden_size, n_blocks : int
     dropout : float
     """
@@ -153,8 +165,7 @@ class MLPNetwork(nn.Module):
         input_chunk_length: int,
         output_chunk_length: int,
         n_quantiles: int,
-        n_past: int,
-        n_future: int,
+        n_covariates: tuple[int, int, int],
         hidden_size: int,
         n_blocks: int,
         dropout: float,
@@ -163,7 +174,8 @@ class MLPNetwork(nn.Module):
         self.shape = (output_chunk_length, n_quantiles)
         self.hidden_size = hidden_size
         self.skip = nn.Linear(input_chunk_length, output_chunk_length, bias=False)
-        n_inputs = input_chunk_length
+        n_past, n_future, n_static = n_covariates
+        n_inputs = input_chunk_length + n_static
         self.past = self.future = None
         if n_past:
             size = min(n_past, self.STEP_SIZE)
@@ -192,10 +204,13 @@ class MLPNetwork(nn.Module):
         context: Tensor,
         past_covariates: Tensor | None = None,
         future_covariates: Tensor | None = None,
+        static_covariates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Forecast (B, L, C) -> (B, T, C, Q), with hidden states (B, C, hidden_size)."""
         rows = context.transpose(1, 2)
         inputs = [rows]
+        if static_covariates is not None:
+            inputs.append(static_covariates)
         for layer, covariates in ((self.past, past_covariates), (self.future, future_covariates)):
             if layer is not None:
                 flat = layer(covariates).flatten(1)

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -308,7 +308,8 @@ def _step(
     with _precision(training, device):
         forecast, hidden = _forecast(modules[0], batch, device, windows)
     steps = windows.n_truth_steps
-    losses = objective.supervised(forecast[:, :steps], _tensor(batch.truth, device)[:, :steps])
+    truth = torch.from_numpy(batch.truth).to(device, non_blocking=True)
+    losses = objective.supervised(forecast[:, :steps], truth[:, :steps])
     terms = {"supervised": _mean_of_known(losses, windows.has_truth, chosen)}
     if batch.labels is not None:
         losses = objective.distillation(forecast, _tensor(batch.labels, device))
@@ -346,15 +347,14 @@ def _mean_of_known(losses: Tensor, known: np.ndarray, chosen: np.ndarray) -> Ten
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """Move an array to the device, 0 where unknown: unknown values are masked out later."""
+    """Move an array to the device, 0 where unknown: unknown windows are masked out later."""
     return torch.nan_to_num(torch.from_numpy(array)).to(device, non_blocking=True)
 
 
 def call_network(
     network: nn.Module,
     context: Tensor,
-    past: Tensor | None,
-    future: Tensor | None,
+    covariates: Sequence[Tensor | None],
     shape: tuple[int, int, int],
 ) -> tuple[Tensor, Tensor | None]:
     """Forecast, with covariates where there are some.
@@ -363,8 +363,8 @@ def call_network(
     ----------
     network : torch.nn.Module
     context : Tensor, shape (B, L, C)
-    past, future : Tensor or None
-        Covariates, (B, L, P) and (B, L + T, F).
+    covariates : sequence of Tensor or None
+        Past (B, L, P), future (B, L + T, F) and static (B, C, S).
     shape : tuple of int
         T, C and Q that the forecast has to have.
 
@@ -379,8 +379,8 @@ def call_network(
     ValueError
         If the forecast has another shape.
     """
-    takes_covariates = past is not None or future is not None
-    answer = network(context, past, future) if takes_covariates else network(context)
+    takes_covariates = any(c is not None for c in covariates)
+    answer = network(context, *covariates) if takes_covariates else network(context)
     forecast, hidden = answer if isinstance(answer, tuple) else (answer, None)
     if forecast.ndim == 3:
         forecast = forecast[..., None]
@@ -397,9 +397,10 @@ def _forecast(
     network: nn.Module, batch: Batch, device: torch.device, windows: TrainingWindows
 ) -> tuple[Tensor, Tensor | None]:
     """Forecast a batch on the scale of errors."""
-    past, future = (None if c is None else _tensor(c, device) for c in (batch.past, batch.future))
+    given = (batch.past, batch.future, batch.static)
+    covariates = [None if c is None else _tensor(c, device) for c in given]
     shape = (windows.output_chunk_length, batch.context.shape[2], windows.n_quantiles)
-    forecast, hidden = call_network(network, _tensor(batch.context, device), past, future, shape)
+    forecast, hidden = call_network(network, _tensor(batch.context, device), covariates, shape)
     return forecast * _tensor(batch.ratio, device)[..., None], hidden
 
 
@@ -410,16 +411,15 @@ def _validate(
     network.eval()
     step = max(1, _ROWS_PER_FORWARD // held_out.series[0].raw.shape[1])
     steps = held_out.n_truth_steps
-    total = 0.0
+    total, n_known = 0.0, 0.0
     with torch.no_grad():
         for start in range(0, len(held_out), step):
             chosen = np.arange(start, min(start + step, len(held_out)))
             batch = held_out.batch(chosen)
             forecast, _ = _forecast(network, batch, device, held_out)
             spread = _tensor(batch.spread, device)
-            losses = objective.supervised(
-                forecast[:, :steps] * spread[..., None],
-                (_tensor(batch.truth, device) * spread)[:, :steps],
-            )
+            truth = torch.from_numpy(batch.truth).to(device)[:, :steps] * spread
+            losses = objective.supervised(forecast[:, :steps] * spread[..., None], truth)
             total += float(losses.double().sum())
-    return total / len(held_out)
+            n_known += float(torch.isfinite(truth).double().mean((1, 2)).sum())
+    return total / max(n_known, 1e-9)

@@ -1,0 +1,110 @@
+"""What the Darts facade tells Darts about itself."""
+
+from __future__ import annotations
+
+from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
+
+from distilts_forecaster.plan import Settings
+from distilts_forecaster.students.settings import Network
+
+__all__ = ["Declarations"]
+
+
+class Declarations:
+    """Mixin of the Darts facade: lengths, lags, and what it supports."""
+
+    _settings: Settings
+    _static_names: list[str]
+
+    @property
+    def input_chunk_length(self) -> int:
+        """Steps of context the student looks at."""
+        return self._settings.input_chunk_length
+
+    @property
+    def output_chunk_length(self) -> int:
+        """Steps forecast at once."""
+        return self._settings.output_chunk_length
+
+    @property
+    def output_chunk_shift(self) -> int:
+        """Steps between the end of the context and the first forecast step."""
+        return self._settings.output_chunk_shift
+
+    @property
+    def supports_multivariate(self) -> bool:
+        """Several components are forecast by one student."""
+        return True
+
+    @property
+    def supports_past_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def supports_future_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def supports_static_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def considers_static_covariates(self) -> bool:
+        """Whether the student was fitted with some."""
+        return bool(self._static_names)
+
+    @property
+    def supports_probabilistic_prediction(self) -> bool:
+        """Whether quantiles were asked for."""
+        return self._settings.probabilistic
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The quantiles, as Darts describes them."""
+        if not self._settings.probabilistic:
+            return None
+        names = quantile_names(list(self._settings.quantile_levels))
+        return Likelihood(LikelihoodType.Quantile, names)
+
+    @property
+    def supports_sample_weight(self) -> bool:
+        """Windows cannot be weighted."""
+        return False
+
+    @property
+    def _supports_val_series(self) -> bool:
+        """``fit`` takes ``val_series``."""
+        return True
+
+    @property
+    def min_train_samples(self) -> int:
+        """One window is enough to solve."""
+        return 1
+
+    @property
+    def _target_window_lengths(self) -> tuple[int, int]:
+        """Context, and steps up to the end of the target."""
+        return self.input_chunk_length, self._settings.target_stop
+
+    @property
+    def extreme_lags(
+        self,
+    ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
+        """First and last lag of target, past and future covariates, and the shift."""
+        first, last = -self.input_chunk_length, self._settings.target_stop - 1
+        # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
+        past = (first, -1) if self.supports_past_covariates else (None, None)
+        future = (first, last) if self.supports_future_covariates else (None, None)
+        return first, last, *past, *future, self.output_chunk_shift
+
+    @property
+    def _model_encoder_settings(
+        self,
+    ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
+        """What encoders make covariates for."""
+        takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
+        stop = self._settings.target_stop
+        return self.input_chunk_length, stop, takes_past, takes_future, None, None

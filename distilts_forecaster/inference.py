@@ -1,0 +1,451 @@
+"""What every fitted student does with arrays, whatever it is: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.gaps import fill_gaps
+from distilts_forecaster.quantiles import Spread, interpolate_levels, latent_paths
+
+__all__ = ["Forecaster"]
+
+#: Windows (times sample paths) forecast at once: bounds the memory of a large batch.
+_WINDOWS_PER_CHUNK = 8192
+
+#: Sample paths that quantiles beyond T are made of, and the parts that each path's own
+#: distribution counts for.
+_N_PATHS = 64
+_EQUAL_PARTS = tuple((k + 0.5) / 9 for k in range(9))
+
+_COVARIATES = ("past", "future", "static")
+_NONE = Covariates()
+
+
+class Forecaster:
+    """What fitted students have in common: shapes, gaps, quantiles, feeding forecasts back.
+
+    Attributes
+    ----------
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+    n_components : int or None
+        Components that a window must have; None takes any number.
+    n_parameters : int
+        Number of fitted numbers.
+    n_covariates : tuple of int
+        Past, future and static covariates that forecasts need.
+    period : int or None
+        Season by which gaps are filled; see :func:`~distilts_forecaster.gaps.fill_gaps`.
+    nonnegative : bool
+        Whether forecasts below zero become zero.
+    spread : Spread or None
+        Quantiles of the errors; None where the student forecasts points only.
+    """
+
+    input_chunk_length: int
+    output_chunk_length: int
+    output_chunk_shift: int
+    n_components: int | None
+    n_parameters: int
+    n_covariates: tuple[int, int, int]
+    period: int | None
+    nonnegative: bool
+    spread: Spread | None
+
+    def predict(
+        self,
+        contexts: np.ndarray,
+        horizon: int | None = None,
+        past_covariates: np.ndarray | None = None,
+        future_covariates: np.ndarray | None = None,
+        static_covariates: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Forecast the steps that follow each context.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray, shape (L,), (L, C) or (N, L, C)
+            One window, one multivariate window, or a batch. Longer contexts are
+            cut to their last L steps. NaN means missing, and is filled (see
+            :func:`~distilts_forecaster.gaps.fill_gaps`); shorter contexts are filled before
+            their first value. A component without any value has a forecast of NaN.
+        horizon : int, optional
+            Steps to forecast; by default ``output_chunk_length``. Beyond it the
+            forecast is fed back as context.
+        past_covariates : numpy.ndarray, shape (N, L + max(0, horizon - T), P), optional
+            If the student was fitted with some: from the first step of the context on.
+            Without N for a single window; complete, as all covariates.
+        future_covariates : numpy.ndarray, shape (N, L + max(horizon, T), F), optional
+            The context's, then the forecast's.
+        static_covariates : numpy.ndarray, shape (N, C, S), optional
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (horizon,), (horizon, C) or (N, horizon, C)
+
+        Raises
+        ------
+        ValueError
+            If the contexts are empty, have the wrong number of dimensions or
+            components, or ``horizon`` is not positive, or beyond
+            ``output_chunk_length`` with ``output_chunk_shift > 0``; or if the covariates are
+            not those that the student was fitted with.
+        """
+        windows, horizon, given = self._check(contexts, horizon)
+        covariates = self._check_covariates(
+            windows, horizon, given, past_covariates, future_covariates, static_covariates
+        )
+
+        def forecast(part: np.ndarray, known: Covariates) -> np.ndarray:
+            return self._predict(part, horizon, known)
+
+        return _as_given(self._in_parts(forecast, windows, covariates), given)
+
+    def predict_quantiles(
+        self,
+        contexts: np.ndarray,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] | None = None,
+        past_covariates: np.ndarray | None = None,
+        future_covariates: np.ndarray | None = None,
+        static_covariates: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Forecast quantiles of the steps that follow each context.
+
+        Beyond ``output_chunk_length`` not one forecast is fed back but 64 sample paths, always
+        the same; the quantiles are those of what follows all of them. So they widen as
+        uncertainty adds up, around the forecast of :meth:`predict`.
+
+        Parameters
+        ----------
+        contexts, horizon, past_covariates, future_covariates, static_covariates
+            As for :meth:`predict`.
+        quantile_levels : sequence of float, optional
+            Increasing, between 0 and 1. By default those that the student knows; others are
+            interpolated, on the scale on which a normal distribution is a line.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (horizon, Q), (horizon, C, Q) or (N, horizon, C, Q)
+            Not decreasing along the last axis: quantiles never cross.
+
+        Raises
+        ------
+        ValueError
+            If the student forecasts points only, or levels are not between 0 and 1, or what
+            :meth:`predict` raises.
+        """
+        spread = self._require_spread()
+        levels = tuple(spread.levels if quantile_levels is None else quantile_levels)
+        if not levels or not all(0 < a < 1 for a in levels) or list(levels) != sorted(levels):
+            raise ValueError(f"quantile_levels must increase between 0 and 1, got {levels}.")
+        windows, horizon, given = self._check(contexts, horizon)
+        covariates = self._check_covariates(
+            windows, horizon, given, past_covariates, future_covariates, static_covariates
+        )
+
+        def forecast(part: np.ndarray, known: Covariates) -> np.ndarray:
+            if horizon <= self.output_chunk_length:
+                made = self._quantiles(part, known)[:, :horizon]
+                return interpolate_levels(made, spread.levels, levels)
+            return self._quantiles_beyond(part, horizon, known, levels)
+
+        paths = 1 if horizon <= self.output_chunk_length else _N_PATHS
+        return _as_given(self._in_parts(forecast, windows, covariates, paths), given)
+
+    def sample(
+        self,
+        contexts: np.ndarray,
+        horizon: int | None = None,
+        n_samples: int = 100,
+        random_state: int | None = None,
+        past_covariates: np.ndarray | None = None,
+        future_covariates: np.ndarray | None = None,
+        static_covariates: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Draw paths of what may follow each context.
+
+        The errors of neighbouring steps of a path resemble each other as much as those on
+        held-out windows did. Beyond ``output_chunk_length`` each path is its own context.
+
+        Parameters
+        ----------
+        contexts, horizon, past_covariates, future_covariates, static_covariates
+            As for :meth:`predict`.
+        n_samples : int, default 100
+            S.
+        random_state : int, optional
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (horizon, S), (horizon, C, S) or (N, horizon, C, S)
+
+        Raises
+        ------
+        ValueError
+            As :meth:`predict_quantiles`.
+        """
+        self._require_spread()
+        windows, horizon, given = self._check(contexts, horizon)
+        covariates = self._check_covariates(
+            windows, horizon, given, past_covariates, future_covariates, static_covariates
+        )
+        rng = np.random.default_rng(random_state)
+
+        def draw(part: np.ndarray, known: Covariates) -> np.ndarray:
+            made = [paths for paths, _ in self._walk(part, horizon, known, n_samples, rng)]
+            return np.concatenate(made, axis=2).transpose(0, 2, 3, 1)
+
+        return _as_given(self._in_parts(draw, windows, covariates, n_samples), given)
+
+    def _require_spread(self) -> Spread:
+        """Return the spread, or raise where there is none."""
+        if self.spread is None:
+            raise ValueError(
+                "This student forecasts points only: it was fitted without quantiles. Fit it with "
+                "quantiles=[0.1, 0.5, 0.9], say."
+            )
+        return self.spread
+
+    def _check(self, contexts: np.ndarray, horizon: int | None) -> tuple[np.ndarray, int, int]:
+        """Return contexts as (N, L, C), the horizon, and the dimensions given; or raise."""
+        horizon = self.output_chunk_length if horizon is None else horizon
+        windows = np.asarray(contexts, dtype=np.float64)
+        given = windows.ndim
+        if given not in (1, 2, 3):
+            raise ValueError(f"contexts must be (L,), (L, C) or (N, L, C), got {given} dimensions.")
+        if given == 1:
+            windows = windows[:, None]
+        if given < 3:
+            windows = windows[None]
+        _, length, components = windows.shape
+        if length == 0:
+            raise ValueError(
+                f"Each context must have at least one step, got none. The student looks at "
+                f"{self.input_chunk_length}."
+            )
+        if self.n_components not in (None, components):
+            raise ValueError(
+                f"This student was fitted on {self.n_components} components, got {components}."
+            )
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}.")
+        if horizon > self.output_chunk_length and self.output_chunk_shift:
+            raise ValueError(
+                f"A student with output_chunk_shift={self.output_chunk_shift} cannot feed its "
+                f"forecasts back: horizon must be at most {self.output_chunk_length}, "
+                f"got {horizon}."
+            )
+        short = self.input_chunk_length - length
+        if short > 0:
+            windows = np.pad(windows, ((0, 0), (short, 0), (0, 0)), constant_values=np.nan)
+        return windows[:, -self.input_chunk_length :], horizon, given
+
+    def _check_covariates(
+        self, windows: np.ndarray, horizon: int, given: int, *covariates: np.ndarray | None
+    ) -> Covariates:
+        """Return the covariates of all windows, or raise where they are not what is needed."""
+        n, length, components = windows.shape
+        steps = self.output_chunk_length
+        expected = (
+            (n, length + max(0, horizon - steps), self.n_covariates[0]),
+            (n, length + max(horizon, steps), self.n_covariates[1]),
+            (n, components, self.n_covariates[2]),
+        )
+        checked = []
+        for kind, values, shape in zip(_COVARIATES, covariates, expected, strict=True):
+            if (values is None) != (shape[2] == 0):
+                raise ValueError(
+                    f"This student was fitted {'with' if shape[2] else 'without'} {kind} "
+                    f"covariates: {'they are needed' if shape[2] else 'leave them out'}."
+                )
+            if values is not None:
+                values = np.asarray(values, dtype=np.float64)
+                values = values[None] if given < 3 and values.ndim == 2 else values
+                if values.shape != shape:
+                    raise ValueError(f"{kind}_covariates must be {shape}, got {values.shape}.")
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{kind}_covariates must be finite: fill what is missing.")
+            checked.append(values)
+        return Covariates(*checked)
+
+    def _in_parts(
+        self,
+        forecast: Callable[[np.ndarray, Covariates], np.ndarray],
+        windows: np.ndarray,
+        covariates: Covariates,
+        paths: int = 1,
+    ) -> np.ndarray:
+        """Forecast some windows at a time, their gaps filled and negative forecasts mended."""
+        n, step = len(windows), max(1, _WINDOWS_PER_CHUNK // paths)
+        if n > step:
+            starts = range(0, n, step)
+            parts = (
+                (
+                    windows[i : i + step],
+                    covariates.rows(slice(i, i + step)) if covariates else _NONE,
+                )
+                for i in starts
+            )
+            return np.concatenate([self._in_parts(forecast, *part, paths) for part in parts])
+        # The sum is finite if every value is, and costs a tenth of checking each.
+        if np.isfinite(windows.sum()) or not np.isnan(windows).any():
+            made = forecast(windows, covariates)
+        else:
+            filled = fill_gaps(windows, self.period)
+            unknown = np.isnan(filled[:, 0])
+            made = forecast(np.where(unknown[:, None], 0.0, filled), covariates)
+            made = np.moveaxis(made, 2, 1).astype(np.float64)  # (n, C, horizon, ...)
+            made[unknown] = np.nan
+            made = np.moveaxis(made, 1, 2)
+        return np.maximum(made, 0.0) if self.nonnegative else made
+
+    def _predict(self, windows: np.ndarray, horizon: int, covariates: Covariates) -> np.ndarray:
+        """Forecast complete (N, L, C) contexts, feeding forecasts back past T."""
+        if horizon <= self.output_chunk_length:
+            return self._step(windows, covariates)[:, :horizon]
+        parts: list[np.ndarray] = []
+        for start, first, stop in self._plan_chunks(horizon, covariates):
+            made = self._step(*self._context(windows, parts, start, covariates))
+            parts.append(made[:, first:stop])
+        return np.concatenate(parts, axis=1)
+
+    def _plan_chunks(self, horizon: int, covariates: Covariates) -> Iterator[tuple[int, int, int]]:
+        """Yield where each chunk starts, and which of its steps are new."""
+        steps, done = self.output_chunk_length, 0
+        while done < horizon:
+            # The last chunk ends with the horizon: no covariates are needed beyond it.
+            start = min(done, max(0, horizon - steps)) if covariates else done
+            stop = min(start + steps, horizon)
+            yield start, done - start, stop - start
+            done = stop
+
+    def _context(
+        self,
+        windows: np.ndarray,
+        parts: Sequence[np.ndarray],
+        start: int,
+        covariates: Covariates,
+    ) -> tuple[np.ndarray, Covariates]:
+        """Return what a chunk sees that starts ``start`` steps after the context."""
+        length = self.input_chunk_length
+        if start:
+            windows = np.concatenate([windows, *parts], axis=1)[:, start : start + length]
+        if covariates:
+            covariates = covariates.chunk(start, length, self.output_chunk_length)
+        return windows, covariates
+
+    def _walk(
+        self,
+        windows: np.ndarray,
+        horizon: int,
+        covariates: Covariates,
+        n_paths: int,
+        rng: np.random.Generator,
+        alike: bool = False,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draw sample paths, chunk by chunk.
+
+        Yields the paths' next steps (N, P, steps, C) and the quantiles that they were drawn
+        from, (N, 1, steps, C, Q) for the first chunk and (N, P, steps, C, Q) after it. With
+        ``alike`` the same random numbers serve all windows, each with its opposite.
+        """
+        spread = self._require_spread()
+        n, _, components = windows.shape
+        steps = self.output_chunk_length
+        many = windows
+        known = covariates
+        parts: list[np.ndarray] = []
+        for start, first, stop in self._plan_chunks(horizon, covariates):
+            if start and len(many) == n:
+                many = np.repeat(windows, n_paths, axis=0)
+                known = covariates.rows(np.repeat(np.arange(n), n_paths)) if covariates else _NONE
+            flat = [part.reshape(n * n_paths, -1, components) for part in parts]
+            made = self._quantiles(*self._context(many, flat, start, known))
+            made = made.reshape(n, -1, steps, components, made.shape[-1])
+            if alike:
+                half = latent_paths(rng, (steps, n_paths // 2, components), spread.persistence)
+                latent = np.concatenate([half, -half], axis=1).transpose(1, 0, 2)[None]
+            else:
+                shape = (steps, n, n_paths, components)
+                latent = latent_paths(rng, shape, spread.persistence).transpose(1, 2, 0, 3)
+            paths = _values_at(made, spread.levels, latent)[:, :, first:stop]
+            parts.append(np.maximum(paths, 0.0) if self.nonnegative else paths)
+            yield parts[-1], made[:, :, first:stop]
+
+    def _quantiles_beyond(
+        self, windows: np.ndarray, horizon: int, covariates: Covariates, levels: tuple[float, ...]
+    ) -> np.ndarray:
+        """Forecast quantiles past T: (N, horizon, C, Q)."""
+        spread = self._require_spread()
+        rng = np.random.default_rng(0)
+        point = self._predict(windows, horizon, covariates)
+        pooled: list[np.ndarray] = []
+        for _, made in self._walk(windows, horizon, covariates, _N_PATHS, rng, alike=True):
+            if not pooled:
+                pooled.append(interpolate_levels(made[:, 0], spread.levels, levels))
+                continue
+            # Of each path's own distribution equal parts: (N, steps, C, P * parts).
+            parts = interpolate_levels(made, spread.levels, _EQUAL_PARTS)
+            n, _, steps, components, _ = parts.shape
+            mixed = np.moveaxis(parts, 1, 3).reshape(n, steps, components, -1)
+            mixed = np.moveaxis(np.quantile(mixed, [*levels, 0.5], axis=-1), 0, -1)
+            done = sum(p.shape[1] for p in pooled)
+            centre = point[:, done : done + steps, :, None]
+            pooled.append(centre + mixed[..., :-1] - mixed[..., -1:])
+        return np.concatenate(pooled, axis=1)
+
+    def _quantiles(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
+        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), at the levels of the spread."""
+        return self._require_spread().around(self.heads(windows, covariates), windows.std(axis=1))
+
+    def with_spread(self, spread: Spread) -> Forecaster:
+        """Return the same student with other quantiles of its errors."""
+        raise NotImplementedError
+
+    def heads(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
+        """Return what the spread is put around.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float64, shape (N, L, C)
+            Without gaps.
+        covariates : Covariates
+
+        Returns
+        -------
+        numpy.ndarray, shape (N, T, C, 1) or (N, T, C, Q)
+            The forecast, or the quantiles that the student itself forecasts, sorted.
+        """
+        return self._step(contexts, covariates)[..., None]
+
+    def _step(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
+        """Forecast T steps for (N, L, C) contexts."""
+        raise NotImplementedError
+
+
+def _as_given(forecasts: np.ndarray, given: int) -> np.ndarray:
+    """Return forecasts (N, horizon, C, ...) with the dimensions that the contexts had."""
+    if given == 1:
+        return forecasts[0, :, 0]
+    return forecasts[0] if given == 2 else forecasts
+
+
+def _values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray) -> np.ndarray:
+    """Return the values (N, P, T, C) that normal numbers stand for, given quantiles (..., Q)."""
+    at = np.array([NormalDist().inv_cdf(level) for level in levels])
+    if len(at) == 1:
+        return np.broadcast_to(
+            quantiles[..., 0], np.broadcast_shapes(quantiles.shape[:-1], latent.shape)
+        )
+    right = np.clip(np.searchsorted(at, latent), 1, len(at) - 1)
+    share = (latent - at[right - 1]) / (at[right] - at[right - 1])
+    shape = np.broadcast_shapes(quantiles.shape[:-1], latent.shape)
+    quantiles = np.broadcast_to(quantiles, (*shape, len(at)))
+    right = np.broadcast_to(right, shape)[..., None]
+    low = np.take_along_axis(quantiles, right - 1, axis=-1)[..., 0]
+    high = np.take_along_axis(quantiles, right, axis=-1)[..., 0]
+    return low + share * (high - low)
