@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller
@@ -44,6 +45,9 @@ _TEACHER_COUNTS = 5.0
 #: Independent windows of truth that move the median half of the way to theirs: the errors of
 #: one week say little about the level of the next.
 _CENTRE_COUNTS = 10.0
+
+#: Fewer errors than these have no quantiles of their own: they are taken to be normal.
+_FEWEST_ERRORS = 30
 
 #: Equal parts that the teacher's quantiles stand for.
 _PARTS = tuple((k + 0.5) / 19 for k in range(19))
@@ -209,7 +213,11 @@ def _weighted_quantiles(
     made = np.full((values.shape[1], len(levels)), np.nan)
     for step in np.flatnonzero(total > 0):
         known = weights[:, step] > 0
-        made[step] = np.interp(levels, middle[known, step], values[known, step])
+        if known.sum() >= _FEWEST_ERRORS:
+            made[step] = np.interp(levels, middle[known, step], values[known, step])
+        else:
+            power = np.average(values[known, step] ** 2, weights=weights[known, step])
+            made[step] = np.sqrt(power) * ndtri(levels)
     return made
 
 
@@ -218,10 +226,8 @@ def _widening(counts: np.ndarray, levels: Sequence[float]) -> np.ndarray:
 
     As those of Student's distribution are than those of the normal one.
     """
-    from scipy.stats import norm, t
-
-    normal = norm.ppf(levels)
-    student = t.ppf(levels, df=np.maximum(counts, 1.0)[:, None])
+    normal = ndtri(levels)
+    student = stdtrit(np.maximum(counts, 1.0)[:, None], np.asarray(levels))
     return np.where(np.abs(normal) > 1e-9, student / np.where(normal == 0, 1.0, normal), 1.0)
 
 

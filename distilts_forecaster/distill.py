@@ -333,6 +333,8 @@ def distill(
     if has_covariates and isinstance(fitted, LinearForecaster):
         assert isinstance(judged, LinearForecaster)
         fitted, judged = _add_effects(fitted, judged, plans, validation, settings, horizon)
+    # Those that errors are measured with are found again, which is no merit of the cache.
+    n_from_cache = labeller.n_from_cache if labeller else 0
     if settings.probabilistic:
         spread = calibrate(judged, plans, validation, settings, horizon, labeller)
         fitted = fitted.with_spread(spread)
@@ -343,7 +345,7 @@ def distill(
         windows_seen=n_windows,
         windows_skipped=possible - n_windows,
         windows_labelled=labeller.n_labelled if labeller else 0,
-        labels_from_cache=labeller.n_from_cache if labeller else 0,
+        labels_from_cache=n_from_cache,
         teacher=labeller.teacher.info.identity if labeller else None,
         teacher_licence=labeller.teacher.info.licence if labeller else None,
         teacher_error=teacher_error,

@@ -380,7 +380,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             )
         super().predict(
             n,
-            series,
+            target,
             past_covariates,
             future_covariates,
             num_samples=num_samples,

@@ -340,7 +340,8 @@ def find_season(series: Sequence[PreparedSeries]) -> int | None:
     for one in series[:: max(1, len(series) // _SEASON_SERIES)]:
         if one.row_length is not None:
             return None
-        rows = one.values[-_SEASON_STEPS:].T
+        length = max(32, min(len(one), _SEASON_STEPS))  # no lag falls outside of 32 steps
+        rows = history_windows(one.values, np.array([len(one)]), length)[0].T
         rows = rows[np.isfinite(rows).sum(axis=1) > 3]
         if not len(rows):
             continue

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from distilts_forecaster.objective import exponential_weights
 from distilts_forecaster.students.linear import (
+    HeldOut,
     Linear,
     WindowSums,
     choose,
@@ -120,10 +121,27 @@ def test_one_matrix_for_each_component_is_fitted_to_its_own_rows():
         np.testing.assert_allclose(both[k], solve(own, np.ones(T), 0.1)[0], atol=1e-5)
 
 
+def whole(features, truth):
+    """Return held-out windows of which everything is known."""
+    return HeldOut(summed(features, truth), features[:0], truth[:0])
+
+
+def test_missing_targets_are_in_no_validation_error():
+    features, truth, labels = rows(60)
+    held, held_truth, _ = rows(30, seed=1)
+    held_truth[np.random.default_rng(0).random(held_truth.shape) < 0.3] = np.nan
+    known = np.isfinite(held_truth).all(axis=1)
+    parts = HeldOut(summed(held[known], held_truth[known]), held[~known], held_truth[~known])
+    sums = summed(features, truth, labels)
+    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
+    expected = np.nanmean((held @ solve(sums, np.ones(T), 0.1)[0] - held_truth) ** 2)
+    assert error == pytest.approx(expected, rel=1e-4)
+
+
 def test_validation_errors_are_those_of_the_solutions():
     features, truth, labels = rows(60)
     held, held_truth, _ = rows(30, seed=1)
-    sums, validation = summed(features, truth, labels), summed(held, held_truth)
+    sums, validation = summed(features, truth, labels), whole(held, held_truth)
     candidates = [np.zeros(T), 2.0 * exponential_weights(T, 1.0)]
     ridges = [0.01, 1.0]
     errors = validation_errors(sums, validation, candidates, ridges)
@@ -154,7 +172,7 @@ def chosen_alpha(n, teacher_noise):
     pattern = rng.normal(size=(F, T)).astype(np.float32)
     held = np.random.default_rng(9).normal(size=(n, F)).astype(np.float32)
     noise = np.random.default_rng(10).normal(size=(n, T)).astype(np.float32)
-    validation = summed(held, held @ pattern + noise)
+    validation = whole(held, held @ pattern + noise)
     return choose(sums, validation, (0.01, 0.1), ALPHAS, [np.ones(T)], n / T, n / T, error).alpha
 
 

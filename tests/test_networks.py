@@ -17,13 +17,12 @@ def _seed():
 
 
 @pytest.mark.parametrize("kernel_size", [None, 1, 5, 25])
-@pytest.mark.parametrize("n_quantiles", [1, 3])
-def test_dlinear_folds_exactly_to_one_matrix(kernel_size, n_quantiles):
-    network = build_network(DLinear(kernel_size=kernel_size), L, T, n_quantiles).double()
+def test_dlinear_folds_exactly_to_one_matrix(kernel_size):
+    network = build_network(DLinear(kernel_size=kernel_size), L, T).double()
     context = torch.randn(5, L, 3, dtype=torch.float64)
     folded = network.fold()
-    assert folded.shape == (n_quantiles, L, T)
-    expected = torch.einsum("blc,qlt->btcq", context, folded)
+    assert folded.shape == (L, T)
+    expected = torch.einsum("blc,lt->btc", context, folded)
     torch.testing.assert_close(network(context), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -58,7 +57,7 @@ def test_the_mlp_starts_as_the_linear_map_it_is_given():
 
 
 def test_the_mlp_sees_covariates_of_past_and_future():
-    network = build_network(MLP(), L, T, 1, n_past=2, n_future=3).eval()
+    network = build_network(MLP(), L, T, 1, (2, 3, 0)).eval()
     torch.nn.init.normal_(network.head.weight)
     context, past, future = torch.randn(2, L, 1), torch.randn(2, L, 2), torch.randn(2, L + T, 3)
     before = network(context, past, future)[0]

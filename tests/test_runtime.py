@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from distilts_forecaster.quantiles import Spread
 from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
 
 L, T = 8, 3
@@ -70,22 +72,44 @@ def test_a_constant_context_stays_constant():
 def test_large_batches_are_forecast_in_parts(monkeypatch):
     windows = np.random.default_rng(1).normal(size=(7, L, 2))
     whole = student().predict(windows)
-    monkeypatch.setattr("distilts_forecaster.runtime._WINDOWS_PER_CHUNK", 3)
+    monkeypatch.setattr("distilts_forecaster.inference._WINDOWS_PER_CHUNK", 3)
     np.testing.assert_allclose(student().predict(windows), whole, rtol=1e-6)
 
 
-def test_missing_values_make_missing_forecasts():
-    windows = np.ones((2, L, 1))
+def test_gaps_are_filled_and_nothing_is_forecast_from_nothing():
+    windows = np.random.default_rng(1).normal(size=(3, L, 2))
     windows[0, 3] = np.nan
+    windows[1, :, 1] = np.nan
     forecast = student().predict(windows)
-    assert np.isnan(forecast[0]).all()
-    assert np.isfinite(forecast[1]).all()
+    assert np.isnan(forecast[1, :, 1]).all()
+    assert np.isfinite(forecast).sum() == forecast.size - T
+    filled = windows[0].copy()
+    filled[3] = (windows[0, 2] + windows[0, 4]) / 2
+    np.testing.assert_allclose(forecast[0], student().predict(filled), rtol=1e-6)
+
+
+def test_short_contexts_begin_with_a_gap():
+    window = np.random.default_rng(1).normal(size=L - 3)
+    padded = np.r_[np.full(3, window[0]), window]
+    np.testing.assert_allclose(student().predict(window), student().predict(padded))
+
+
+def test_forecasts_below_zero_become_zero_on_request():
+    falling = np.linspace(5, -5, L)
+    fitted = replace(student(), nonnegative=True, spread=Spread(np.zeros((T, 25), np.float32)))
+    plain = student().predict(falling, 4 * T)
+    assert plain.min() < 0
+    np.testing.assert_array_equal(
+        fitted.predict(falling), np.maximum(student().predict(falling), 0)
+    )
+    assert (fitted.predict_quantiles(falling, 4 * T) >= 0).all()
+    assert (fitted.sample(falling, 4 * T) >= 0).all()
 
 
 @pytest.mark.parametrize(
     ("window", "horizon", "message"),
     [
-        (np.ones(L - 1), T, "at least input_chunk_length=8"),
+        (np.ones(0), T, "at least one step, got none"),
         (np.ones((1, 1, 1, 1)), T, "4 dimensions"),
         (np.ones(L), 0, "horizon must be at least 1"),
     ],

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import seasonal
@@ -5,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distilts_forecaster.windows import (
-    complete_windows,
     context_windows,
+    filled_contexts,
     history_windows,
     iterate_chunks,
     normalise_contexts,
@@ -14,6 +16,7 @@ from distilts_forecaster.windows import (
     split_windows,
     target_windows,
     to_rows,
+    usable_windows,
 )
 
 
@@ -75,11 +78,14 @@ def test_the_full_horizon_is_validated_on_where_the_history_allows_it():
     assert split_windows(prepare_series(seasonal(700)), 512, 96).horizon == 48
 
 
-def test_a_split_counts_complete_windows_only():
+def test_a_split_counts_usable_windows_only():
     values = seasonal(500)
     whole = split_windows(prepare_series(values[:300]), 24, 6)
     values[300:] = np.nan
-    assert split_windows(prepare_series(values), 24, 6) == whole
+    # Later by the windows of whose targets a part is known, a fifth of which are held out.
+    split = split_windows(prepare_series(values), 24, 6)
+    assert whole.validation_start <= split.validation_start <= whole.validation_start + 5
+    assert split.horizon == 6
     values[:] = np.nan
     assert split_windows(prepare_series(values), 24, 6) is None
 
@@ -100,19 +106,41 @@ def test_a_constant_series_is_prepared_to_zeros(constant):
     np.testing.assert_array_equal(prepared.values, 0.0)
 
 
-def test_windows_with_missing_values_are_not_usable():
+def test_windows_need_a_quarter_of_their_context_and_some_truth():
     values = np.arange(20.0)[:, None]
     values[10] = np.nan
     prepared = prepare_series(values)
-    origins = np.flatnonzero(complete_windows(prepared, 4))
-    assert origins.tolist() == [4, 5, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19, 20]
-    origins = np.flatnonzero(complete_windows(prepared, 4, target_stop=3))
-    assert origins.tolist() == [4, 5, 6, 7, 15, 16, 17]
+    assert np.flatnonzero(usable_windows(prepared, 4)).tolist() == list(range(4, 21))
+    values[7:14] = np.nan
+    prepared = prepare_series(values)
+    origins = np.flatnonzero(usable_windows(prepared, 4))
+    assert origins.tolist() == [4, 5, 6, 7, 8, 9, 10, *range(15, 21)]
+    origins = np.flatnonzero(usable_windows(prepared, 4, target_stop=3))
+    assert origins.tolist() == [4, 5, 6, 15, 16, 17]
+    origins = np.flatnonzero(usable_windows(prepared, 4, target_stop=4, output_chunk_shift=2))
+    assert origins.tolist() == [4, 15, 16]
+
+
+def test_windows_of_short_series_reach_beyond_its_ends():
+    prepared = replace(prepare_series(np.arange(10.0)[:, None]), is_short=True)
+    assert np.flatnonzero(usable_windows(prepared, 8)).tolist() == list(range(2, 11))
+    origins = np.flatnonzero(usable_windows(prepared, 8, target_stop=6, output_chunk_shift=2))
+    assert origins.tolist() == list(range(2, 8))
+    contexts, unknown = filled_contexts(prepared, np.array([3]), 4)
+    assert unknown is None
+    np.testing.assert_allclose(contexts[0, :, 0], prepared.values[[0, 0, 1, 2], 0])
+
+
+def test_a_component_without_values_is_marked():
+    values = np.stack([np.arange(10.0), np.r_[np.full(6, np.nan), np.arange(4.0)]], axis=1)
+    contexts, unknown = filled_contexts(prepare_series(values), np.array([6, 8]), 4)
+    assert unknown.tolist() == [[False, True], [False, False]]
+    assert np.isfinite(contexts).all()
 
 
 @pytest.mark.parametrize(("length", "target_stop"), [(20, 0), (16, 4), (21, 0), (16, 5)])
 def test_a_series_as_long_as_a_window_has_one_and_a_shorter_one_none(length, target_stop):
-    complete = complete_windows(prepare_series(np.arange(20.0)[:, None]), length, target_stop)
+    complete = usable_windows(prepare_series(np.arange(20.0)[:, None]), length, target_stop)
     assert complete.shape == (21,)
     assert complete.sum() == (length + target_stop <= 20)
 
