@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Literal
 
 import numpy as np
 
-from distilts_forecaster.labels import Labeller, LabelStore
-from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.labels import Labeller, LabelStore, open_store
+from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts, teacher_covariates
+from distilts_forecaster.teachers.base import Teacher
 from distilts_forecaster.teachers.ensemble import (
     BY_HORIZON,
     EnsembleTeacher,
@@ -16,10 +21,40 @@ from distilts_forecaster.teachers.ensemble import (
 )
 from distilts_forecaster.windows import iterate_chunks, target_windows
 
-__all__ = ["EnsembleLabeller"]
+__all__ = ["EnsembleLabeller", "open_labeller"]
 
 #: Windows that weights are chosen on, evenly spread: more would not change them.
 _MOST_WINDOWS = 2000
+
+
+@contextmanager
+def open_labeller(
+    teacher: Teacher, settings: Settings, cache_dir: str | os.PathLike | Literal[False] | None
+) -> Iterator[Labeller]:
+    """Open the store of a teacher's labels, or of each member's.
+
+    Parameters
+    ----------
+    teacher : Teacher
+    settings : Settings
+    cache_dir : path-like, False or None
+        See :func:`~distilts_forecaster.labels.cache_folder`.
+
+    Yields
+    ------
+    Labeller
+    """
+    members = teacher.teachers if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(closing(open_store(cache_dir, one.info.revision is not None)))
+            for one in members
+        ]
+        request = (settings.target_stop, settings.label_levels(teacher.info))
+        if isinstance(teacher, EnsembleTeacher):
+            yield EnsembleLabeller(teacher, stores, *request)
+        else:
+            yield Labeller(teacher, stores[0], *request)
 
 
 class EnsembleLabeller(Labeller):
@@ -55,12 +90,14 @@ class EnsembleLabeller(Labeller):
         self._identity = repr([member._identity for member in self.members])
         self._weighed = 0
 
-    def label(self, contexts: np.ndarray) -> np.ndarray:
+    def label(self, contexts: np.ndarray, covariates: Covariates | None = None) -> np.ndarray:
         """Return the average of the members' forecasts, made now or before.
 
         Parameters
         ----------
         contexts : numpy.ndarray of float32, shape (N, L, C)
+        covariates : Covariates, optional
+            For the members that take them.
 
         Returns
         -------
@@ -73,7 +110,8 @@ class EnsembleLabeller(Labeller):
         """
         # A window is done when the last member has forecast it.
         self.members[-1].on_progress = self.on_progress
-        made = average([member.label(contexts) for member in self.members], self.step_weights)
+        answers = [member.label(contexts, covariates) for member in self.members]
+        made = average(answers, self.step_weights)
         self.n_labelled = sum(member.n_labelled for member in self.members)
         # Those that weights were chosen on are found again, which is no merit of the cache.
         self.n_from_cache = max(0, sum(m.n_from_cache for m in self.members) - self._weighed)
@@ -106,11 +144,13 @@ class EnsembleLabeller(Labeller):
             series = plan.series
             for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
                 contexts = teacher_contexts(series, origins, settings, self.teacher.info)
+                known = teacher_covariates(series, origins, settings, self.teacher.info)
                 truth = target_windows(series.raw, origins, steps, shift)
                 window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        (m.label(contexts)[:, window, :, self.median] - truth) / series.spread
+                        (m.label(contexts, known)[:, window, :, self.median] - truth)
+                        / series.spread
                         for m in self.members
                     ]
                 )

@@ -1,13 +1,16 @@
-"""What the Darts facade tells Darts about itself."""
+"""What the Darts facade tells Darts and scikit-learn about itself."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any, Self
 
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
 from distilts_forecaster.plan import Settings
 from distilts_forecaster.students.settings import Network
 
-__all__ = ["Declarations"]
+__all__ = ["Declarations", "copy_parameters"]
 
 
 class Declarations:
@@ -15,6 +18,7 @@ class Declarations:
 
     _settings: Settings
     _static_names: list[str]
+    model_params: Any
 
     @property
     def input_chunk_length(self) -> int:
@@ -108,3 +112,65 @@ class Declarations:
         takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
         stop = self._settings.target_stop
         return self.input_chunk_length, stop, takes_past, takes_future, None, None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters that the model was made with, as scikit-learn asks for them.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            No effect: parameters have none of their own.
+
+        Returns
+        -------
+        dict of str to object
+        """
+        return dict(self.model_params)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters. The model is new then: it must be fitted again.
+
+        Parameters
+        ----------
+        **params
+            Of the constructor.
+
+        Returns
+        -------
+        Declarations
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such parameter, or it cannot have such a value; nothing is changed.
+        """
+        unknown = sorted(params.keys() - self.model_params.keys())
+        if unknown:
+            raise ValueError(
+                f"There are no parameters {unknown}; there are {sorted(self.model_params)}."
+            )
+        changed = type(self)(**copy_parameters({**self.model_params, **params}))
+        self.__dict__ = changed.__dict__
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        """Return a new model with the same parameters and the same teacher."""
+        return self.untrained_model()  # type: ignore[attr-defined]
+
+
+def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Deep-copy constructor parameters, except for the teacher.
+
+    Parameters
+    ----------
+    parameters : dict
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        name: value if name == "teacher" else copy.deepcopy(value)
+        for name, value in parameters.items()
+    }

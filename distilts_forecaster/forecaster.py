@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from distilts_forecaster.covariates import (
     covariates_to_predict,
     static_names,
 )
-from distilts_forecaster.declarations import Declarations
+from distilts_forecaster.declarations import Declarations, copy_parameters
 from distilts_forecaster.distill import fit_student
+from distilts_forecaster.drift import DriftReport, measure_drift
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.plan import Student, shortened
 from distilts_forecaster.saving import SAVED, PortableModel
@@ -100,6 +101,10 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         sure of itself, or not sure enough.
     nonnegative : bool, default False
         Whether forecasts below zero become zero: for counts, and what else cannot be negative.
+    augmentation : float, default 0.0
+        Share of the labelled windows that is made up: mixtures of the series' own windows, with
+        noise and a changing amplitude, which the teacher labels too. For series of which there
+        are few windows, and a teacher that is much better than the student. Without covariates.
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
@@ -162,6 +167,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         quantiles: Sequence[float] | None = None,
         calibrate: bool = True,
         nonnegative: bool = False,
+        augmentation: float = 0.0,
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
@@ -186,6 +192,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             random_state=random_state,
             calibrate=calibrate,
             nonnegative=nonnegative,
+            augmentation=augmentation,
         )
         if add_encoders:
             _check_student_takes(self._settings.student, "add_encoders")
@@ -197,11 +204,11 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
 
     def _extract_model_creation_params(self) -> dict[str, Any]:
         """Copy the parameters, except for the teacher."""
-        return _copy_parameters({**self.model_params, "teacher": self._teacher})
+        return copy_parameters({**self.model_params, "teacher": self._teacher})
 
     def untrained_model(self) -> DistilledForecaster:
         """Return a new model with the same parameters and the same teacher."""
-        return type(self)(**_copy_parameters(self.model_params))
+        return type(self)(**copy_parameters(self.model_params))
 
     def fit(
         self,
@@ -424,6 +431,63 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         ]
         return built[0] if single else built
 
+    def drift_report(
+        self,
+        series: TimeSeriesLike,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
+        n_windows: int = 100,
+    ) -> DriftReport:
+        """Compare the student with its teacher and with the truth on recent windows.
+
+        Says when to fit again. The teacher labels at most ``n_windows``, most of which the next
+        ``fit`` then finds in the cache.
+
+        Parameters
+        ----------
+        series : TimeSeries or sequence of TimeSeries
+            What the model was fitted on, with what has come since.
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            As in ``fit``.
+        n_windows : int, default 100
+            Windows to look at, evenly spread over the last ten horizons.
+
+        Returns
+        -------
+        DriftReport
+            ``print`` it, or look at ``should_refit``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, or the series are too short.
+        """
+        if not self._fit_called:
+            raise ValueError("The model must be fitted before it can drift: call fit first.")
+        check_integer("n_windows", n_windows, at_least=1)
+        values = check_series("series", series, 1, n_components=self._n_components)
+        if self.encoders.encoding_available:
+            past_covariates, future_covariates = self.encoders.encode_train(
+                target=series, past_covariates=past_covariates, future_covariates=future_covariates
+            )
+        prepared = add_covariates(
+            series,
+            [replace(prepare_series(v), period=self.student_.period) for v in values],
+            {"past_covariates": past_covariates},
+            {"future_covariates": future_covariates},
+            self._static_names,
+            self._settings.target_stop,
+        )
+        return measure_drift(
+            self.student_,
+            prepared,
+            self._settings,
+            self.training_summary_,
+            self.model_params["teacher"],
+            self.model_params["cache_dir"],
+            n_windows,
+        )
+
     def _call_student(
         self,
         contexts: np.ndarray,
@@ -523,51 +587,6 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             show_warnings=show_warnings,
         )
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters that the model was made with, as scikit-learn asks for them.
-
-        Parameters
-        ----------
-        deep : bool, default True
-            No effect: parameters have none of their own.
-
-        Returns
-        -------
-        dict of str to object
-        """
-        return dict(self.model_params)
-
-    def set_params(self, **params: Any) -> DistilledForecaster:
-        """Change parameters. The model is new then: it must be fitted again.
-
-        Parameters
-        ----------
-        **params
-            Of the constructor.
-
-        Returns
-        -------
-        DistilledForecaster
-            Itself.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If there is no such parameter, or it cannot have such a value; nothing is changed.
-        """
-        unknown = sorted(params.keys() - self.model_params.keys())
-        if unknown:
-            raise ValueError(
-                f"There are no parameters {unknown}; there are {sorted(self.model_params)}."
-            )
-        changed = type(self)(**_copy_parameters({**self.model_params, **params}))
-        self.__dict__ = changed.__dict__
-        return self
-
-    def __sklearn_clone__(self) -> DistilledForecaster:
-        """Return a new model with the same parameters and the same teacher."""
-        return self.untrained_model()
-
 
 def _check_student_takes(student: Student, what: str) -> None:
     """Raise ValueError unless the student takes covariates."""
@@ -576,14 +595,6 @@ def _check_student_takes(student: Student, what: str) -> None:
             f"A network of your own takes no {what}: pass the series alone, or use one of the "
             'students that come with the package, such as student="mlp".'
         )
-
-
-def _copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Deep-copy constructor parameters, except for the teacher."""
-    return {
-        name: value if name == "teacher" else copy.deepcopy(value)
-        for name, value in parameters.items()
-    }
 
 
 # Darts loads models with a restricted unpickler since 0.48.

@@ -13,9 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-import uuid
 import warnings
-import weakref
 import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +23,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from distilts_forecaster.teachers.base import HiddenTeacher, Teacher
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.teachers.base import HiddenTeacher, Teacher, ask
+from distilts_forecaster.teachers.identity import cache_identity
 
 __all__ = ["DiskStore", "LabelStore", "Labeller", "MemoryStore", "cache_folder", "open_store"]
 
@@ -309,38 +309,6 @@ def open_store(cache_dir: str | os.PathLike | Literal[False] | None, lasting: bo
         return _PROCESS_STORE
 
 
-#: Teachers without a revision by the id of what they wrap, with a token each. What is
-#: wrapped is held weakly; when it goes, so does its token, and its id may be used again.
-_tokens: dict[tuple[int, int], tuple[object, str]] = {}
-
-
-def _cache_identity(teacher: Teacher) -> str:
-    """Return what tells a teacher's labels from all others.
-
-    With a revision: name, revision and precision. Without: a token for the very
-    function, model or object, in this process.
-    """
-    info = teacher.info
-    if info.revision is not None:
-        return repr((info.name, info.revision, info.dtype))
-    # Functions and Darts models are wrapped anew each time they are passed.
-    wrapped = getattr(teacher, "wrapped", teacher)
-    # A bound method is a new object each time it is looked up.
-    owner = getattr(wrapped, "__self__", wrapped)
-    key = (id(owner), id(getattr(wrapped, "__func__", wrapped)))
-    if key not in _tokens:
-
-        def forget(_: object) -> None:
-            _tokens.pop(key, None)
-
-        try:
-            held: object = weakref.ref(owner, forget)
-        except TypeError:  # cannot be held weakly, so its id must not be used again
-            held = owner
-        _tokens[key] = (held, uuid.uuid4().hex)
-    return repr((_tokens[key][1], info.dtype, info.quantile_levels))
-
-
 class Labeller:
     """Ask a teacher for labels, through a store.
 
@@ -378,23 +346,33 @@ class Labeller:
         self.n_labelled = 0
         self.n_from_cache = 0
         self.seconds = 0.0
-        self._identity = _cache_identity(teacher)
+        self._identity = cache_identity(teacher)
 
     @property
     def median(self) -> int:
         """Index of the median among the quantile levels."""
         return self.quantile_levels.index(0.5)
 
-    def keys(self, contexts: np.ndarray) -> list[bytes]:
+    def keys(self, contexts: np.ndarray, covariates: Covariates | None = None) -> list[bytes]:
         """Return the key of each window (N, L, C)."""
-        return self._keys(contexts, f"{self.horizon}|{self.quantile_levels}")
+        keys = self._keys(contexts, f"{self.horizon}|{self.quantile_levels}")
+        for known in () if covariates is None else (covariates.past, covariates.future):
+            if known is not None:
+                rows = np.ascontiguousarray(known, dtype="<f4")
+                keys = [
+                    hashlib.blake2b(row.data, digest_size=16, key=key).digest()
+                    for row, key in zip(rows, keys, strict=True)
+                ]
+        return keys
 
-    def label(self, contexts: np.ndarray) -> np.ndarray:
+    def label(self, contexts: np.ndarray, covariates: Covariates | None = None) -> np.ndarray:
         """Return the teacher's forecasts, made now or before.
 
         Parameters
         ----------
         contexts : numpy.ndarray of float32, shape (N, L, C)
+        covariates : Covariates, optional
+            Of the same steps and the horizon's, for a teacher that takes them.
 
         Returns
         -------
@@ -408,8 +386,13 @@ class Labeller:
         shape = (self.horizon, contexts.shape[2], len(self.quantile_levels))
         n_bytes = 4 * int(np.prod(shape))
 
-        def ask(windows: np.ndarray) -> list[bytes]:
-            forecast = self.teacher.forecast(windows, self.horizon, self.quantile_levels)
+        if not (covariates and self.teacher.info.takes_covariates):
+            covariates = None
+
+        def answer(chosen: list[int]) -> list[bytes]:
+            windows = np.ascontiguousarray(contexts[chosen])
+            known = None if covariates is None else covariates.rows(np.array(chosen))
+            forecast = ask(self.teacher, windows, self.horizon, self.quantile_levels, known)
             labels = self._check(forecast.quantiles, (len(windows), *shape))
             self.n_labelled += len(windows)
             return [label.tobytes() for label in labels]
@@ -417,8 +400,8 @@ class Labeller:
         def is_whole(value: bytes) -> bool:
             return len(value) == n_bytes
 
-        keys = self.keys(contexts)
-        found, known = self._fetch(contexts, keys, ask, is_whole)
+        keys = self.keys(contexts, covariates)
+        found, known = self._fetch(contexts, keys, answer, is_whole)
         self.n_from_cache += known
         labels = np.empty((len(keys), *shape), dtype=np.float32)
         for i, key in enumerate(keys):
@@ -450,8 +433,9 @@ class Labeller:
             If the states have the wrong shape or are not finite.
         """
 
-        def ask(windows: np.ndarray) -> list[bytes]:
+        def answer(chosen: list[int]) -> list[bytes]:
             assert isinstance(self.teacher, HiddenTeacher)
+            windows = np.ascontiguousarray(contexts[chosen])
             states = np.asarray(self.teacher.hidden_states(windows, steps), dtype=np.float32)
             self._check_hidden(states, windows, len(steps))
             states = _project(states, size).astype("<f2")
@@ -467,7 +451,7 @@ class Labeller:
             return len(value) == 6 + 2 * int(np.prod(np.frombuffer(value[:6], "<u2"), dtype=int))
 
         keys = self._keys(contexts, f"hidden|{self.teacher.info.hidden}|{tuple(steps)}|{size}")
-        found, _ = self._fetch(contexts, keys, ask, is_whole)
+        found, _ = self._fetch(contexts, keys, answer, is_whole)
         return np.stack(
             [
                 np.frombuffer(found[key][6:], "<f2").reshape(np.frombuffer(found[key][:6], "<u2"))
@@ -491,7 +475,7 @@ class Labeller:
         self,
         contexts: np.ndarray,
         keys: list[bytes],
-        ask: Callable[[np.ndarray], list[bytes]],
+        answer: Callable[[list[int]], list[bytes]],
         is_whole: Callable[[bytes], bool],
     ) -> tuple[dict[bytes, bytes], int]:
         """Return what is stored or asked for now by key, and how many windows were stored."""
@@ -504,7 +488,7 @@ class Labeller:
         todo = list(missing.items())
         for start in range(0, len(todo), step):
             part = dict(todo[start : start + step])
-            made, n_found = self._make(contexts, part, ask, is_whole)
+            made, n_found = self._make(part, answer, is_whole)
             found |= made
             known += n_found
         return found, known
@@ -516,9 +500,8 @@ class Labeller:
 
     def _make(
         self,
-        contexts: np.ndarray,
         missing: dict[bytes, int],
-        ask: Callable[[np.ndarray], list[bytes]],
+        answer: Callable[[list[int]], list[bytes]],
         is_whole: Callable[[bytes], bool],
     ) -> tuple[dict[bytes, bytes], int]:
         """Ask for windows that were missing a moment ago."""
@@ -529,9 +512,9 @@ class Labeller:
             todo = {key: i for key, i in missing.items() if key not in found}
             if todo:
                 start = time.perf_counter()
-                answer = ask(np.ascontiguousarray(contexts[list(todo.values())]))
+                answers = answer(list(todo.values()))
                 self.seconds += time.perf_counter() - start
-                made = dict(zip(todo, answer, strict=True))
+                made = dict(zip(todo, answers, strict=True))
                 self._use_store("put", made)
                 found |= made
         self.on_progress(len(missing))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from distilts_forecaster.effects import Covariates
 from distilts_forecaster.gaps import fill_gaps
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
@@ -23,6 +24,7 @@ from distilts_forecaster.windows import (
     iterate_chunks,
     split_windows,
     usable_windows,
+    window_covariates,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "resolve_teacher_context",
     "shortened",
     "teacher_contexts",
+    "teacher_covariates",
 ]
 
 #: Steps of history that a teacher sees by default at most, unless the student sees more:
@@ -87,6 +90,9 @@ class Settings:
         Whether they are calibrated on held-out truth.
     nonnegative : bool
         Whether forecasts below zero become zero.
+    augmentation : float
+        Share of the labelled windows that is made up; see
+        :mod:`~distilts_forecaster.augmentation`.
     """
 
     input_chunk_length: int
@@ -105,6 +111,7 @@ class Settings:
     probabilistic: bool = False
     calibrate: bool = True
     nonnegative: bool = False
+    augmentation: float = 0.0
 
     @property
     def is_matrix(self) -> bool:
@@ -316,6 +323,31 @@ def teacher_contexts(
         contexts = fill_gaps(contexts, series.period)
     unknown = np.isnan(contexts).all(axis=1, keepdims=True)
     return np.where(unknown, np.float32(0.0), contexts)
+
+
+def teacher_covariates(
+    series: PreparedSeries, origins: np.ndarray, settings: Settings, info: TeacherInfo
+) -> Covariates | None:
+    """Return the covariates that a teacher sees of some windows.
+
+    Parameters
+    ----------
+    series : PreparedSeries
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    info : TeacherInfo
+
+    Returns
+    -------
+    Covariates or None
+        Past and future ones, of the steps of :func:`teacher_contexts` and those to forecast;
+        None where the teacher takes none.
+    """
+    if not info.takes_covariates:
+        return None
+    history = resolve_teacher_context(settings, info)
+    known = replace(series, static=None)
+    return window_covariates(known, origins, history, settings.target_stop)
 
 
 def find_season(series: Sequence[PreparedSeries]) -> int | None:

@@ -68,6 +68,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
     alignment_dim : int, default 64
     calibrate : bool, default True
     nonnegative : bool, default False
+    augmentation : float, default 0.0
     label_budget : int, optional
     teacher_context : int, optional
     cache_dir : path-like or False, optional
@@ -153,6 +154,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         alignment_dim: int = 64,
         calibrate: bool = True,
         nonnegative: bool = False,
+        augmentation: float = 0.0,
         label_budget: int | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | Literal[False] | None = None,
@@ -170,6 +172,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         self.alignment_dim = alignment_dim
         self.calibrate = calibrate
         self.nonnegative = nonnegative
+        self.augmentation = augmentation
         self.label_budget = label_budget
         self.teacher_context = teacher_context
         self.cache_dir = cache_dir
@@ -251,6 +254,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             probabilistic=True,
             calibrate=self.calibrate,
             nonnegative=self.nonnegative,
+            augmentation=self.augmentation,
         )
         prepared = [_prepare(one) for one in instances if np.isfinite(one.values).any()]
         if not prepared:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from distilts_forecaster.labels import Labeller
-from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
+from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts, teacher_covariates
 from distilts_forecaster.students.linear import HeldOut, Linear, WindowSums
 from distilts_forecaster.windows import (
     NormalisedWindows,
@@ -47,7 +47,7 @@ def accumulate(
     labeller: Labeller | None,
     horizon: int,
     on_labels: OnLabels | None = None,
-) -> tuple[WindowSums, WindowSums, np.ndarray | None]:
+) -> tuple[WindowSums, WindowSums, np.ndarray | None, float | None]:
     """Sum over all windows in one pass.
 
     Parameters
@@ -67,12 +67,15 @@ def accumulate(
         Of the windows used while choosing, and of all.
     teacher_error : numpy.ndarray, shape (T,), or None
         The teacher's mean squared error at each step on the windows with truth.
+    held_out_error : float or None
+        Its mean squared error on the windows that the plans hold out, to be validated on.
     """
     steps = settings.output_chunk_length
     trial, other = (_empty_sums(plans[0].series, settings, n) for n in (horizon or steps, steps))
     # Where trial windows have whole targets, the rest is summed apart and added.
     shared = trial.cross_truth.shape == other.cross_truth.shape
     squared_error, n_errors = np.zeros(steps), np.zeros(steps)
+    held_out_errors: list[np.ndarray] = []
     for index, plan in enumerate(plans):
         series = plan.series
         used = (plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled)
@@ -94,6 +97,9 @@ def accumulate(
                 error = ((labels - targets) * windows.scale)[both].astype(np.float64)
                 squared_error += np.nansum(error**2, axis=0)
                 n_errors += np.isfinite(error).sum(axis=0)
+                held_out = np.repeat(plan.validation[origins] & labelled, series.raw.shape[1])
+                missed = ((labels - targets) * windows.scale)[held_out, :horizon]
+                held_out_errors.append(missed[np.isfinite(missed)].astype(np.float64))
             add = (windows.features, targets, labels, series.raw.shape[1])
             if horizon:
                 _add(trial, *add, trial_truth, trial_labelled)
@@ -103,11 +109,13 @@ def accumulate(
                 _add(other, *add, truth, labelled)
     final = trial + other if horizon and shared else other
     if not n_errors.any():
-        return trial, final, None
+        return trial, final, None, None
     # Steps whose truth is nowhere known: as good as the others.
     mean = squared_error.sum() / n_errors.sum()
     error_by_step = np.where(n_errors > 0, squared_error / np.maximum(n_errors, 1), mean)
-    return trial, final, error_by_step
+    on_trial = np.concatenate(held_out_errors)
+    held_out_error = float((on_trial**2).mean()) if len(on_trial) else None
+    return trial, final, error_by_step, held_out_error
 
 
 def cut(
@@ -156,7 +164,8 @@ def teacher_labels(
         In units of ``series.values``, at the labeller's levels.
     """
     contexts = teacher_contexts(series, origins, settings, labeller.teacher.info)
-    labels = labeller.label(contexts)[:, settings.output_chunk_shift :]
+    known = teacher_covariates(series, origins, settings, labeller.teacher.info)
+    labels = labeller.label(contexts, known)[:, settings.output_chunk_shift :]
     location, spread = series.location[:, None], series.spread[:, None]
     return ((labels - location) / spread).astype(np.float32)
 

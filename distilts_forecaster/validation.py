@@ -17,6 +17,7 @@ from distilts_forecaster.windows import PreparedSeries
 
 __all__ = [
     "check_alignment",
+    "check_augmentation",
     "check_cache_dir",
     "check_components",
     "check_context",
@@ -75,6 +76,7 @@ def make_settings(
     probabilistic: bool = False,
     calibrate: Any = True,
     nonnegative: Any = False,
+    augmentation: Any = 0.0,
 ) -> Settings:
     """Return what to fit, checked.
 
@@ -126,6 +128,7 @@ def make_settings(
         probabilistic=probabilistic or quantiles is not None,
         calibrate=bool(calibrate),
         nonnegative=bool(nonnegative),
+        augmentation=check_augmentation(augmentation),
     )
 
 
@@ -212,6 +215,31 @@ def _check_weight(expected: str, value: Any) -> None:
         raise TypeError(f"{expected}, got {value!r}.")
     if not np.isfinite(value) or value < 0:
         raise ValueError(f"{expected}, got {value!r}.")
+
+
+def check_augmentation(share: Any) -> float:
+    """Return the share of labelled windows that is made up, checked.
+
+    Parameters
+    ----------
+    share : float
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is not from 0 to below 1.
+    """
+    expected = "augmentation must be a share from 0 to below 1"
+    _check_weight(expected, share)
+    if share >= 1:
+        raise ValueError(f"{expected}, got {share!r}.")
+    return float(share)
 
 
 def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:

@@ -78,13 +78,15 @@ class PreparedSeries:
     static : numpy.ndarray of float64, shape (C, S), or None
         Covariates that are the same at all times.
     row_length : int or None
-        Where windows were given instead of a series: they lie end to end, ``L + T`` steps
+        Where windows were given instead of a series: they lie end to end, so many steps
         each, and no other window is cut.
+    row_context : int or None
+        Steps of each of these before its origin.
     period : int or None
         Season by which gaps are filled.
-    is_short : bool
-        Whether windows may begin before the series, or end after it: what is not there is
-        missing. For series that would give few windows otherwise.
+    open_start, open_end : bool
+        Whether windows may begin before the series, and end after it: what is not there is
+        missing. For series that would give no window, or few, otherwise.
     """
 
     raw: np.ndarray
@@ -96,13 +98,16 @@ class PreparedSeries:
     future: np.ndarray | None = None
     static: np.ndarray | None = None
     row_length: int | None = None
+    row_context: int | None = None
     period: int | None = None
-    is_short: bool = False
+    open_start: bool = False
+    open_end: bool = False
 
     @property
     def has_gaps(self) -> bool:
         """Whether a value is missing, in the series or around it."""
-        return self.is_short or int(self.observed_before[-1]) < self.raw.size
+        missing = int(self.observed_before[-1]) < self.raw.size
+        return missing or self.open_start or self.open_end
 
     def __len__(self) -> int:
         """Return the number of time steps."""
@@ -117,9 +122,9 @@ class PreparedSeries:
         """Return how many windows there are, missing values or not."""
         if self.row_length is not None:
             return len(self) // self.row_length
-        if self.is_short:
-            return max(0, len(self) - 1)
-        return max(0, len(self) - input_chunk_length - target_stop + 1)
+        first = 1 if self.open_start else input_chunk_length
+        last = len(self) - (1 if self.open_end else target_stop)
+        return max(0, last - first + 1)
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,11 @@ def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedSeries:
     array([ 4, 10, 16])
     """
     rows = np.concatenate([contexts, targets], axis=1)
-    return replace(prepare_series(rows.reshape(-1, 1)), row_length=rows.shape[1])
+    return replace(
+        prepare_series(rows.reshape(-1, 1)),
+        row_length=rows.shape[1],
+        row_context=contexts.shape[1],
+    )
 
 
 def _count_observed(missing: np.ndarray) -> np.ndarray:
@@ -276,8 +285,8 @@ def usable_windows(
     """
     n, length = len(series), input_chunk_length
     usable = np.zeros(n + 1, dtype=bool)
-    first, last = (1, n) if series.is_short else (length, n - target_stop)
-    if series.is_short and target_stop:
+    first, last = 1 if series.open_start else length, n - target_stop
+    if series.open_end and target_stop:
         last = n - output_chunk_shift - 1
     if first <= last:
         usable[first : last + 1] = True
@@ -294,7 +303,7 @@ def usable_windows(
     if series.past is not None:
         usable[len(series.past) + 1 :] = False
     if series.row_length is not None:
-        usable &= np.arange(n + 1) % series.row_length == input_chunk_length
+        usable &= np.arange(n + 1) % series.row_length == series.row_context
     return usable
 
 

@@ -122,7 +122,7 @@ def test_windows_need_a_quarter_of_their_context_and_some_truth():
 
 
 def test_windows_of_short_series_reach_beyond_its_ends():
-    prepared = replace(prepare_series(np.arange(10.0)[:, None]), is_short=True)
+    prepared = replace(prepare_series(np.arange(10.0)[:, None]), open_start=True, open_end=True)
     assert np.flatnonzero(usable_windows(prepared, 8)).tolist() == list(range(2, 11))
     origins = np.flatnonzero(usable_windows(prepared, 8, target_stop=6, output_chunk_shift=2))
     assert origins.tolist() == list(range(2, 8))

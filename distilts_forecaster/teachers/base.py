@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from distilts_forecaster.effects import Covariates
+
 __all__ = [
     "HiddenTeacher",
     "Teacher",
@@ -20,6 +22,7 @@ __all__ = [
     "TeacherInfo",
     "TeacherReference",
     "WrappedTeacher",
+    "ask",
     "check_quantile_levels",
     "describe",
     "interpolate_quantiles",
@@ -67,6 +70,10 @@ class TeacherInfo:
     quantile_levels : tuple of float or None
         Lowest to highest level known. Others between them are interpolated; those
         outside are refused. None if it gives a point forecast only (the level 0.5).
+    takes_covariates : bool
+        Whether ``forecast`` takes the covariates of the windows too, as ``covariates``: a
+        :class:`~distilts_forecaster.effects.Covariates` with ``past`` (N, L, P) and
+        ``future`` (N, L + T, F), either of them None where there are none.
     hidden : str or None
         Which hidden states :meth:`HiddenTeacher.hidden_states` gives ("encoder", the name
         of a module); None where the teacher has none to show.
@@ -81,6 +88,7 @@ class TeacherInfo:
     longest_context: int | None = None
     takes_missing: bool = False
     quantile_levels: tuple[float, ...] | None = None
+    takes_covariates: bool = False
     hidden: str | None = None
 
     @property
@@ -119,6 +127,33 @@ class Teacher(Protocol):
         -------
         TeacherForecast
         """
+
+
+def ask(
+    teacher: Teacher,
+    contexts: np.ndarray,
+    horizon: int,
+    quantile_levels: Sequence[float],
+    covariates: Covariates | None = None,
+) -> TeacherForecast:
+    """Ask a teacher for forecasts, with the covariates if it takes them.
+
+    Parameters
+    ----------
+    teacher : Teacher
+    contexts : numpy.ndarray of float32, shape (N, L, C)
+    horizon : int
+    quantile_levels : sequence of float
+    covariates : Covariates, optional
+
+    Returns
+    -------
+    TeacherForecast
+    """
+    given: dict[str, Any] = {}
+    if covariates and teacher.info.takes_covariates:
+        given["covariates"] = covariates
+    return teacher.forecast(contexts, horizon, quantile_levels, **given)
 
 
 @runtime_checkable

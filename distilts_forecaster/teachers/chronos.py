@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from distilts_forecaster.effects import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
@@ -136,6 +137,7 @@ class ChronosTeacher:
             native_horizon=_native_horizon(kind, chronos),
             longest_context=chronos.get("context_length"),
             takes_missing=True,
+            takes_covariates=kind == "chronos2",
             quantile_levels=(tuple(quantiles) if quantiles else (0.01, 0.99)),
             hidden="encoder",
         )
@@ -147,7 +149,11 @@ class ChronosTeacher:
         return {"ChronosBoltPipeline": "bolt", "Chronos2Pipeline": "chronos2"}.get(pipeline, "t5")
 
     def forecast(
-        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+        self,
+        contexts: np.ndarray,
+        horizon: int,
+        quantile_levels: Sequence[float],
+        covariates: Covariates | None = None,
     ) -> TeacherForecast:
         """Forecast the steps that follow each context, in batches of bounded size.
 
@@ -159,6 +165,8 @@ class ChronosTeacher:
             Steps to forecast, T.
         quantile_levels : sequence of float
             Bolt: 0.1 to 0.9; Chronos-2 and T5: 0.01 to 0.99.
+        covariates : Covariates, optional
+            For Chronos-2.
 
         Returns
         -------
@@ -175,7 +183,10 @@ class ChronosTeacher:
         n, _, components = contexts.shape
         rows = self._in_batches(
             contexts,
-            lambda pipeline, batch: self._forecast_batch(pipeline, batch, horizon, quantile_levels),
+            lambda pipeline, batch, known: self._forecast_batch(
+                pipeline, batch, horizon, quantile_levels, known
+            ),
+            covariates,
         )
         shaped = rows.reshape(n, components, horizon, len(quantile_levels))
         return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
@@ -206,12 +217,15 @@ class ChronosTeacher:
         """
         back = -1 - np.asarray(steps)  # steps between the one asked for and the last
         rows = self._in_batches(
-            contexts, lambda pipeline, batch: self._embed_batch(pipeline, batch, back)
+            contexts, lambda pipeline, batch, _: self._embed_batch(pipeline, batch, back)
         )
         return rows.reshape(len(contexts), contexts.shape[2], len(steps), -1)
 
     def _in_batches(
-        self, contexts: np.ndarray, ask: Callable[[Any, np.ndarray], np.ndarray]
+        self,
+        contexts: np.ndarray,
+        ask: Callable[[Any, np.ndarray, Covariates | None], np.ndarray],
+        covariates: Covariates | None = None,
     ) -> np.ndarray:
         """Ask the pipeline in batches of bounded size: rows ordered by window, then component."""
         n, length, components = contexts.shape
@@ -225,7 +239,9 @@ class ChronosTeacher:
             parts = []
             for start in range(0, len(contexts), step):
                 torch.manual_seed(0)
-                parts.append(ask(pipeline, contexts[start : start + step]))
+                part = slice(start, start + step)
+                known = None if covariates is None else covariates.rows(part)
+                parts.append(ask(pipeline, contexts[part], known))
         return np.concatenate(parts)
 
     def _embed_batch(self, pipeline: Any, contexts: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -250,7 +266,12 @@ class ChronosTeacher:
         return states[:, torch.from_numpy(wanted)].float().cpu().numpy()
 
     def _forecast_batch(
-        self, pipeline: Any, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+        self,
+        pipeline: Any,
+        contexts: np.ndarray,
+        horizon: int,
+        quantile_levels: Sequence[float],
+        covariates: Covariates | None,
     ) -> np.ndarray:
         """Forecast one batch: (n, L, C) -> (n * C, T, Q)."""
         import torch
@@ -259,7 +280,7 @@ class ChronosTeacher:
         levels = list(quantile_levels)
         if self._kind == "chronos2":
             quantiles, _ = pipeline.predict_quantiles(
-                inputs,
+                inputs if covariates is None else _with_covariates(inputs, covariates),
                 prediction_length=horizon,
                 quantile_levels=levels,
                 batch_size=ROWS_PER_BATCH,
@@ -291,6 +312,23 @@ class ChronosTeacher:
                 dtype="float32",
             )
         return _loaded[key]
+
+
+def _with_covariates(inputs: Any, covariates: Covariates) -> list[dict[str, Any]]:
+    """Return windows (n, C, L) and their covariates as Chronos-2 takes them."""
+    length = inputs.shape[2]
+    told = []
+    for i, target in enumerate(inputs):
+        past: dict[str, np.ndarray] = {}
+        future: dict[str, np.ndarray] = {}
+        if covariates.past is not None:
+            past |= {f"past {k}": row for k, row in enumerate(covariates.past[i].T)}
+        if covariates.future is not None:
+            rows = covariates.future[i].T
+            past |= {f"future {k}": row[:length] for k, row in enumerate(rows)}
+            future |= {f"future {k}": row[length:] for k, row in enumerate(rows)}
+        told.append({"target": target, "past_covariates": past, "future_covariates": future})
+    return told
 
 
 def _import_torch() -> Any:

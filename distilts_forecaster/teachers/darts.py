@@ -11,6 +11,7 @@ from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import ForecastingModel, GlobalForecastingModel
 from tqdm import tqdm
 
+from distilts_forecaster.effects import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
@@ -39,8 +40,9 @@ class DartsTeacher(WrappedTeacher):
     made ready on the first windows, which trains nothing. A local model (ETS,
     Theta ...) is fitted to each window anew: the slow road.
 
-    Windows carry an integer index: a model that encodes the calendar, or was
-    fitted with covariates, cannot be a teacher.
+    Windows carry an integer index: a model that encodes the calendar, or was fitted with static
+    covariates, cannot be a teacher. One that was fitted with past or future covariates sees those
+    of the student: fit the student with the same.
 
     Without a name and a revision, its labels are kept in this process, for as long
     as the model lives. Do not fit it again meanwhile: its old labels would be found.
@@ -99,14 +101,13 @@ class DartsTeacher(WrappedTeacher):
                 "DartsTeacher(model), which does."
             )
         if (
-            model.uses_past_covariates
-            or model.uses_future_covariates
+            (not self._is_global and (model.uses_past_covariates or model.uses_future_covariates))
             or model.uses_static_covariates
             or model.add_encoders is not None
         ):
             raise ValueError(
-                f"The Darts model {kind} uses covariates, which windows do not carry. "
-                "Fit a teacher without covariates and add_encoders."
+                f"The Darts model {kind} uses static covariates or encoders, or is a local model "
+                "with covariates, which windows do not carry. Fit a teacher without them."
             )
         if model.output_chunk_shift:
             raise ValueError(
@@ -129,11 +130,16 @@ class DartsTeacher(WrappedTeacher):
             native_horizon=model.output_chunk_length,
             longest_context=longest,
             quantile_levels=(0.01, 0.99) if self._is_probabilistic else None,
+            takes_covariates=model.uses_past_covariates or model.uses_future_covariates,
             hidden=hidden_module,
         )
 
     def forecast(
-        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+        self,
+        contexts: np.ndarray,
+        horizon: int,
+        quantile_levels: Sequence[float],
+        covariates: Covariates | None = None,
     ) -> TeacherForecast:
         """Forecast the steps that follow each context.
 
@@ -144,6 +150,8 @@ class DartsTeacher(WrappedTeacher):
         quantile_levels : sequence of float
             Levels other than 0.5 need a probabilistic model; they are estimated
             from 200 samples.
+        covariates : Covariates, optional
+            Those that the model was fitted with.
 
         Returns
         -------
@@ -153,11 +161,13 @@ class DartsTeacher(WrappedTeacher):
         ------
         ValueError
             If the windows are shorter than the model's context, or the model has
-            no such quantiles, or was fitted on another number of components.
+            no such quantiles, or was fitted on another number of components, or with other
+            covariates.
         """
         check_quantile_levels(self.info, quantile_levels)
         n, _, components = contexts.shape
         series = self._to_series(contexts)
+        known = self._covariate_series(covariates, horizon, len(series) // n)
         point_only = tuple(quantile_levels) == (0.5,)
         # A torch model with a likelihood answers num_samples=1 with one random draw.
         samples = SAMPLES if self._is_probabilistic and (self._is_torch or not point_only) else 1
@@ -171,6 +181,7 @@ class DartsTeacher(WrappedTeacher):
                 random_state=0,
                 show_warnings=False,
                 verbose=False,
+                **known,
                 **self._without_logs(),
             )
         else:
@@ -276,6 +287,33 @@ class DartsTeacher(WrappedTeacher):
         if not self.model.supports_multivariate or self._fitted_width() == 1:
             contexts = contexts.transpose(0, 2, 1).reshape(n * components, length, 1)
         return [TimeSeries.from_values(np.ascontiguousarray(window)) for window in contexts]
+
+    def _covariate_series(
+        self, covariates: Covariates | None, horizon: int, repeats: int
+    ) -> dict[str, list[TimeSeries]]:
+        """Return the covariates of all windows, once for each series made of a window."""
+        made: dict[str, list[TimeSeries]] = {}
+        for kind, used in (
+            ("past", self.model.uses_past_covariates),
+            ("future", self.model.uses_future_covariates),
+        ):
+            if not used:
+                continue
+            rows = None if covariates is None else getattr(covariates, kind)
+            if rows is None:
+                raise ValueError(
+                    f"The Darts model {self.info.name!r} was fitted with {kind} covariates: fit "
+                    "the student with the same."
+                )
+            if kind == "past" and horizon > (self.info.native_horizon or horizon):
+                raise ValueError(
+                    f"The Darts model {self.info.name!r} forecasts {self.info.native_horizon} "
+                    "steps at once, and beyond them needs past covariates that are not known yet: "
+                    f"{horizon} steps were asked for. Use a shorter output_chunk_length."
+                )
+            rows = np.repeat(rows.astype(np.float32), repeats, axis=0)
+            made[f"{kind}_covariates"] = [TimeSeries.from_values(row) for row in rows]
+        return made
 
     def _without_logs(self) -> dict[str, Any]:
         """Return the trainer of a torch model that leaves no files where it forecasts.

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherInfo
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherInfo, ask
 
 __all__ = ["BY_HORIZON", "Ensemble", "EnsembleTeacher", "weights_by_horizon"]
 
@@ -109,6 +110,7 @@ class EnsembleTeacher:
             licence=" + ".join(sorted(map(str, licences))) if licences != {None} else None,
             longest_context=max(known) if len(known) == len(contexts) else None,
             takes_missing=all(info.takes_missing for info in infos),
+            takes_covariates=any(info.takes_covariates for info in infos),
             # What all of them know.
             quantile_levels=(
                 None
@@ -121,7 +123,11 @@ class EnsembleTeacher:
         )
 
     def forecast(
-        self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
+        self,
+        contexts: np.ndarray,
+        horizon: int,
+        quantile_levels: Sequence[float],
+        covariates: Covariates | None = None,
     ) -> TeacherForecast:
         """Average the members' forecasts.
 
@@ -130,12 +136,14 @@ class EnsembleTeacher:
         contexts : numpy.ndarray of float32, shape (N, L, C)
         horizon : int
         quantile_levels : sequence of float
+        covariates : Covariates, optional
+            For the members that take them.
 
         Returns
         -------
         TeacherForecast
         """
-        answers = [t.forecast(contexts, horizon, quantile_levels) for t in self.teachers]
+        answers = [ask(t, contexts, horizon, quantile_levels, covariates) for t in self.teachers]
         return TeacherForecast(average([a.quantiles for a in answers], self.step_weights(horizon)))
 
     def step_weights(self, horizon: int) -> np.ndarray:

@@ -1,0 +1,88 @@
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import seasonal
+from darts import TimeSeries
+
+from distilts_forecaster import DistilledForecaster
+
+L, T = 24, 6
+
+
+def make(teacher, **settings):
+    return DistilledForecaster(L, T, teacher=teacher, verbose=False, **settings)
+
+
+@pytest.fixture
+def values():
+    return seasonal(600)
+
+
+def test_a_series_that_goes_on_as_before_needs_no_fit(teacher, values):
+    model = make(teacher).fit(TimeSeries.from_values(values[:400]))
+    report = model.drift_report(TimeSeries.from_values(values))
+    assert 0.7 < report.change < 1.2
+    assert not report.should_refit
+    assert "no need to fit again" in str(report)
+    assert report.n_windows == 60  # ten horizons
+
+
+def test_a_series_that_behaves_otherwise_needs_one(teacher, values):
+    model = make(teacher).fit(TimeSeries.from_values(values[:400]))
+    changed = values.copy()
+    # The teacher repeats the last season, which is as good in antiphase; the student is not.
+    changed[400:] = 3 * seasonal(200, period=3, noise=0.1)
+    report = model.drift_report(TimeSeries.from_values(changed))
+    assert report.should_refit
+    assert report.teacher_error < report.student_error
+    assert "fit again" in str(report)
+    assert report.student_by_step.shape == report.teacher_by_step.shape == (T,)
+    again = make(teacher).fit(TimeSeries.from_values(changed))
+    assert again.drift_report(TimeSeries.from_values(changed)).student_error < report.student_error
+
+
+def test_only_a_small_sample_is_labelled_and_found_again(teacher, values):
+    model = make(teacher).fit(TimeSeries.from_values(values[:400]))
+    before = teacher.n_asked
+    model.drift_report(TimeSeries.from_values(values), n_windows=20)
+    assert teacher.n_asked - before == 20
+    make(teacher).fit(TimeSeries.from_values(values))
+    assert teacher.n_asked == 600 - L + 1
+
+
+def test_without_a_teacher_the_student_is_compared_with_itself(teacher, values):
+    model = make(teacher, distillation_weight=0).fit(TimeSeries.from_values(values[:400]))
+    report = model.drift_report(TimeSeries.from_values(values))
+    assert np.isnan(report.teacher_error)
+    assert np.isfinite(report.change)
+    assert teacher.n_asked == 0
+
+
+def test_gaps_covariates_and_several_series(teacher, values):
+    holes = values.copy()
+    holes[::7] = np.nan
+    times = pd.date_range("2024", periods=600, freq="h")
+    series = TimeSeries.from_times_and_values(times, holes)
+    known = TimeSeries.from_times_and_values(times, np.arange(600.0))
+    model = make(teacher, distillation_weight=0)
+    model.fit([series[:400]] * 2, future_covariates=[known] * 2)
+    report = model.drift_report(
+        [series] * 2, future_covariates=[known.append_values([600.0] * T)] * 2
+    )
+    assert np.isfinite(report.student_error)
+
+
+def test_it_is_drawn(teacher, values):
+    model = make(teacher).fit(TimeSeries.from_values(values[:400]))
+    axes = model.drift_report(TimeSeries.from_values(values)).plot()
+    assert len(axes.lines) == 2
+
+
+def test_what_cannot_be_measured_is_refused(teacher, values):
+    with pytest.raises(ValueError, match="call fit first"):
+        make(teacher).drift_report(TimeSeries.from_values(values))
+    model = make(teacher).fit(TimeSeries.from_values(values))
+    with pytest.raises(ValueError, match="pass a longer series"):
+        model.drift_report(TimeSeries.from_values(values[:20]))
+    with pytest.raises(ValueError, match="n_windows must be at least 1"):
+        model.drift_report(TimeSeries.from_values(values), n_windows=0)

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from distilts_forecaster.effects import Covariates
+from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
+from distilts_forecaster.students.effects import choose_penalty, covariate_scale, fit_effects
+from distilts_forecaster.windows import prepare_series, usable_windows, window_covariates
+
+L, T = 24, 6
+LAST = np.zeros((1, L, T), np.float32)
+LAST[0, -12:] = np.eye(12, T, dtype=np.float32)  # the value of twelve steps before
+
+
+def made(effect, n=2000, seed=0, **more):
+    """Return a season plus the effect of a signal, with the signal known ahead."""
+    rng = np.random.default_rng(seed)
+    season = np.sin(np.arange(n + T) * 2 * np.pi / 12)
+    signal = rng.normal(size=n + T)
+    values = season + effect(signal) + 0.01 * rng.normal(size=n + T)
+    series = prepare_series(values[:n, None])
+    covariates = {"future": signal[:, None]} | more
+    return type(series)(**{**vars(series), **covariates})
+
+
+def windows(series):
+    return [(series, usable_windows(series, L, T))]
+
+
+def error(student, series):
+    origins = np.flatnonzero(windows(series)[0][1])
+    contexts = np.stack([series.values[o - L : o] for o in origins])
+    truth = np.stack([series.values[o : o + T] for o in origins])
+    known = window_covariates(series, origins, L, T)
+    forecast = student.predict(
+        contexts, None, known.past, known.future, known.static
+    )  # fmt: skip
+    return float(((forecast - truth) ** 2).mean())
+
+
+@pytest.mark.parametrize("effect", [lambda c: 2 * c, lambda c: np.abs(c)])
+def test_an_effect_of_what_is_known_ahead_is_learned_straight_or_bent(effect):
+    series = made(effect)
+    student = LinearForecaster(LAST)
+    fitted = fit_effects(student, windows(series), T, 1e-3)
+    alone = fit_effects(student, windows(series), T, np.inf)
+    assert error(fitted, series) < 0.1 * error(alone, series)
+
+
+def test_a_useless_covariate_gets_no_effect():
+    series = made(lambda c: 0 * c, n=300)
+    student = LinearForecaster(LAST)
+    train, held_out = windows(series)[0][1].copy(), windows(series)[0][1].copy()
+    train[240:] = False
+    held_out[:250] = False
+    penalty = choose_penalty(student, [(series, train)], [(series, held_out)], T)
+    assert penalty >= 1.0
+    useful = made(lambda c: c, n=300)
+    assert choose_penalty(student, [(useful, train)], [(useful, held_out)], T) < 1.0
+
+
+def test_effects_commute_with_shift_and_scale_of_the_target():
+    series = made(lambda c: 2 * c)
+    fitted = fit_effects(LinearForecaster(LAST), windows(series), T, 1e-3)
+    context, future = np.random.default_rng(0).normal(size=(1, L, 1)), series.future[None, : L + T]
+    plain = fitted.predict(context, future_covariates=future)
+    moved = fitted.predict(5 + 3 * context, future_covariates=future)
+    np.testing.assert_allclose(moved, 5 + 3 * plain, rtol=1e-5)
+
+
+def test_past_and_static_covariates_act():
+    rng = np.random.default_rng(0)
+    lead = rng.normal(size=2000).cumsum() / 20
+    values = np.r_[np.zeros(3), lead[:-3]][:, None]
+    series = prepare_series(values)
+    series = type(series)(**{**vars(series), "past": lead[:, None]})
+    last = np.zeros((1, L, T), np.float32)
+    last[0, -1] = 1
+    student = LinearForecaster(last)
+    fitted = fit_effects(student, windows(series), T, 1e-3)
+    assert error(fitted, series) < 0.8 * error(
+        fit_effects(student, windows(series), T, np.inf), series
+    )
+    several = []
+    for drift in (-1.0, 1.0):
+        one = prepare_series(drift * np.arange(200.0)[:, None] + rng.normal(size=(200, 1)))
+        several.append(type(one)(**{**vars(one), "static": np.array([[drift]])}))
+    both = [windows(one)[0] for one in several]
+    fitted, alone = (fit_effects(student, both, T, p) for p in (1e-3, np.inf))
+    for one in several:
+        assert error(fitted, one) < 0.5 * error(alone, one)
+
+
+def test_longer_forecasts_use_the_covariates_of_each_chunk():
+    series = made(lambda c: 2 * c)
+    fitted = fit_effects(LinearForecaster(LAST), windows(series), T, 1e-3)
+    stop = len(series) - 3 * T
+    future = series.future[None, stop - L : stop + 3 * T]
+    forecast = fitted.predict(series.values[None, stop - L : stop], 3 * T, future_covariates=future)
+    assert np.abs(forecast[0] - series.values[stop:]).mean() < 0.3
+    with pytest.raises(ValueError, match=r"future_covariates must be \(1, 42, 1\)"):
+        fitted.predict(series.values[None, :L], 3 * T, future_covariates=future[:, 1:])
+    with pytest.raises(ValueError, match="must be finite"):
+        fitted.predict(series.values[None, :L], 3 * T, future_covariates=future * np.nan)
+
+
+def test_saving_and_loading_is_the_identity(tmp_path):
+    series = made(lambda c: 2 * c)
+    fitted = fit_effects(LinearForecaster(LAST, period=12), windows(series), T, 1e-3)
+    save_student(fitted, tmp_path)
+    loaded = load_student(tmp_path)
+    given = series.values[:L].astype(float)[None], None, None, series.future[None, : L + T]
+    np.testing.assert_array_equal(loaded.predict(*given), fitted.predict(*given))
+    assert loaded.period == 12
+
+
+def test_covariates_know_how_many_they_are():
+    assert not Covariates()
+    some = Covariates(past=np.zeros((2, 3, 4)))
+    assert some
+    assert some.sizes() == (4, 0, 0)
+    assert covariate_scale([None, None]) is None
