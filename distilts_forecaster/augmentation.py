@@ -14,6 +14,10 @@ from distilts_forecaster.windows import history_windows, prepare_series
 
 __all__ = ["augment"]
 
+#: Windows with at least this share of the longest history are made others of: a teacher that has
+#: seen more of a series says more of it.
+_LATE = 0.75
+
 #: Largest noise added, and largest change of the amplitude over a window, in units of the
 #: window's deviation and of the amplitude.
 _MOST_JITTER, _MOST_GROWTH = 0.3, 0.5
@@ -48,19 +52,20 @@ def augment(
     wanted = round(settings.augmentation / (1.0 - settings.augmentation) * n_own)
     if settings.label_budget is not None:
         wanted = min(wanted, settings.label_budget - n_own)
-    sources = [(plan, np.flatnonzero(plan.trial_labelled)) for plan in plans]
-    n_sources = sum(len(origins) for _, origins in sources)
+    sources = [(plan, _late(np.flatnonzero(plan.labelled))) for plan in plans]
+    n_sources = sum(len(late) for _, late in sources)
     first = plans[0].series
     if wanted <= 0 or not n_sources or first.n_covariates or first.row_length is not None:
         return None
     history = resolve_teacher_context(settings, info)
     copies = -(-wanted // n_sources)
     made: list[np.ndarray] = []
-    for plan, origins in sources:
-        for origin in origins:
-            for copy in range(copies):
-                if len(made) < wanted:
-                    made.append(_mixed(plan, int(origin), origins, copy, history, settings))
+    on_trial: list[bool] = []
+    for copy in range(copies):
+        for plan, late in sources:
+            for origin in late[: wanted - len(made)]:
+                made.append(_mixed(plan, int(origin), copy, history, settings))
+                on_trial.append(bool(plan.trial_labelled[origin]))
     target = np.full((len(made), settings.target_stop, first.raw.shape[1]), np.nan, np.float32)
     rows = np.concatenate([np.stack(made), target], axis=1)
     length = rows.shape[1]
@@ -72,14 +77,19 @@ def augment(
     )
     labelled = np.zeros(len(series) + 1, dtype=bool)
     labelled[history::length] = True
-    nothing = np.zeros_like(labelled)
-    return SeriesPlan(series, nothing, labelled, nothing, labelled, nothing)
+    trial, nothing = np.zeros_like(labelled), np.zeros_like(labelled)
+    trial[history::length] = on_trial
+    return SeriesPlan(series, nothing, labelled, nothing, trial, nothing)
+
+
+def _late(origins: np.ndarray) -> np.ndarray:
+    """Return the origins with most history, latest first."""
+    return origins[origins >= _LATE * origins.max(initial=0)][::-1]
 
 
 def _mixed(
     plan: SeriesPlan,
     origin: int,
-    origins: np.ndarray,
     copy: int,
     history: int,
     settings: Settings,
@@ -91,7 +101,8 @@ def _mixed(
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     # Before it, so that it is the same when the series has grown; in phase with it.
     step = series.period or 1
-    others = origins[(origins < origin) & ((origin - origins) % step == 0)]
+    others = np.flatnonzero(plan.labelled[:origin])
+    others = others[(origin - others) % step == 0]
     weight = rng.uniform(0.0, 1.0)
     window = _standardised(own, settings.input_chunk_length)
     if len(others):

@@ -87,7 +87,7 @@ class EnsembleLabeller(Labeller):
         super().__init__(teacher, stores[0], horizon, quantile_levels)
         self.step_weights = teacher.step_weights(horizon)
         # That of the members: the same for every fit that averages the same teachers.
-        self._identity = repr([member._identity for member in self.members])
+        self.identity = repr([member.identity for member in self.members])
         self._weighed = 0
 
     def label(self, contexts: np.ndarray, covariates: Covariates | None = None) -> np.ndarray:

@@ -20,6 +20,14 @@ class Declarations:
     _static_names: list[str]
     model_params: Any
 
+    def _forget_covariates(self) -> None:
+        """Forget with what covariates the model was fitted before."""
+        self.past_covariate_series = self.future_covariate_series = None
+        self._expect_past_covariates = self._uses_past_covariates = False
+        self._expect_future_covariates = self._uses_future_covariates = False
+        self._expect_static_covariates = self._uses_static_covariates = False
+        self.static_covariates = None
+
     @property
     def input_chunk_length(self) -> int:
         """Steps of context the student looks at."""

@@ -49,6 +49,7 @@ from distilts_forecaster.sums import (
 )
 from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.teachers.load import load_teacher
+from distilts_forecaster.warm import WarmStart
 from distilts_forecaster.windows import PreparedSeries
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def fit_student(
     cache_dir: str | os.PathLike | Literal[False] | None = None,
     validation: Sequence[PreparedSeries] | None = None,
     verbose: bool | None = None,
+    warm: WarmStart | None = None,
 ) -> Distilled:
     """Fit a student to series and to a teacher as the user wrote it: what facades call.
 
@@ -184,6 +186,8 @@ def fit_student(
         :func:`~distilts_forecaster.labels.cache_folder`.
     validation : sequence of PreparedSeries, optional
     verbose : bool, optional
+    warm : WarmStart, optional
+        What an earlier fit left.
 
     Returns
     -------
@@ -204,12 +208,12 @@ def fit_student(
     folder = cache_folder(cache_dir)
     checkpoints = None if folder is None else folder / "training"
     if settings.distillation_weight == 0:
-        return distill(series, settings, None, validation, verbose, checkpoints)
+        return distill(series, settings, None, validation, verbose, checkpoints, warm)
     loaded = load_teacher(teacher)
     if series[0].past is not None or series[0].future is not None:
         _tell_of_covariates(loaded.info)
     with open_labeller(loaded, settings, cache_dir) as labeller:
-        return distill(series, settings, labeller, validation, verbose, checkpoints)
+        return distill(series, settings, labeller, validation, verbose, checkpoints, warm)
 
 
 def _tell_of_covariates(info: TeacherInfo) -> None:
@@ -231,6 +235,7 @@ def distill(
     validation: Sequence[PreparedSeries] | None = None,
     verbose: bool | None = False,
     checkpoints: Path | None = None,
+    warm: WarmStart | None = None,
 ) -> Distilled:
     """Fit a student to the truth and to a teacher's forecasts.
 
@@ -254,6 +259,8 @@ def distill(
         on a terminal.
     checkpoints : path-like, optional
         A folder where a network's training is kept after each epoch, until it is done.
+    warm : WarmStart, optional
+        Sums of earlier fits, for the linear student.
 
     Returns
     -------
@@ -303,7 +310,7 @@ def distill(
             labeller.choose_weights(plans, settings, horizon if plans_hold_out else 0)
     with _labelling(labeller, n_labels, "labelling", verbose):
         trial, final, error_by_step, held_out_error = accumulate(
-            plans, settings, labeller, horizon, on_labels
+            plans, settings, labeller, horizon, on_labels, warm
         )
     held_out = accumulate_validation(plans, validation, settings, horizon)
     horizon = horizon if held_out else 0

@@ -26,7 +26,7 @@ from distilts_forecaster.declarations import Declarations, copy_parameters
 from distilts_forecaster.distill import fit_student
 from distilts_forecaster.drift import DriftReport, measure_drift
 from distilts_forecaster.objective import HorizonWeights
-from distilts_forecaster.plan import Student, shortened
+from distilts_forecaster.plan import shortened
 from distilts_forecaster.saving import SAVED, PortableModel
 from distilts_forecaster.students.settings import Network
 from distilts_forecaster.teachers.load import as_specification
@@ -37,9 +37,11 @@ from distilts_forecaster.validation import (
     check_context,
     check_integer,
     check_series,
+    check_takes_covariates,
     make_settings,
     warn_of_levels,
 )
+from distilts_forecaster.warm import WarmStart
 from distilts_forecaster.windows import prepare_series
 
 __all__ = ["DistilledForecaster"]
@@ -195,10 +197,11 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             augmentation=augmentation,
         )
         if add_encoders:
-            _check_student_takes(self._settings.student, "add_encoders")
+            check_takes_covariates(self._settings.student, "add_encoders")
         # Before Darts copies the parameters: a copied torch model is a broken one.
         self._teacher = as_specification(teacher)
         self._static_names: list[str] = []
+        self._warm: WarmStart | None = None
         super().__init__(add_encoders=add_encoders)
         del self._teacher
 
@@ -219,6 +222,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         val_past_covariates: TimeSeriesLike | None = None,
         val_future_covariates: TimeSeriesLike | None = None,
         verbose: bool | None = None,
+        warm_start: bool = False,
     ) -> DistilledForecaster:
         """Distil the teacher into a student fitted to these series.
 
@@ -239,6 +243,11 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             The covariates of ``val_series``.
         verbose : bool, optional
             Overrides the model's own ``verbose``.
+        warm_start : bool, default False
+            For a linear student that is fitted again and again as its series grow: keep the sums
+            over all windows, and those of the last fit that was warm; only new windows are
+            labelled and summed. Series are scaled as in the first of these fits, which changes
+            the student by next to nothing. Sums take two megabytes or so for 4,096 windows.
 
         Returns
         -------
@@ -254,7 +263,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         """
         settings = self._settings
         if past_covariates is not None or future_covariates is not None:
-            _check_student_takes(settings.student, "covariates")
+            check_takes_covariates(settings.student, "covariates")
         values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
         settings = shortened(settings, [len(array) for array in values])
         encoders = self.initialize_encoders()
@@ -263,6 +272,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
                 target=series, past_covariates=past_covariates, future_covariates=future_covariates
             )
         names = [] if isinstance(settings.student, Network) else static_names(series)
+        warm = (self._warm or WarmStart()) if warm_start else None
         held_out = None
         if val_series is None and (
             val_past_covariates is not None or val_future_covariates is not None
@@ -292,7 +302,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             )
         prepared = add_covariates(
             series,
-            [prepare_series(v) for v in values],
+            [prepare_series(v) for v in values] if warm is None else warm.prepare(values),
             {"past_covariates": past_covariates},
             {"future_covariates": future_covariates},
             names,
@@ -310,7 +320,9 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             self.model_params["cache_dir"],
             held_out,
             verbose,
+            warm,
         )
+        self._warm = warm
         self._forget_covariates()
         self.encoders = encoders
         self._static_names = names
@@ -413,7 +425,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             ]
         )
         if past_covariates is not None or future_covariates is not None:
-            _check_student_takes(self._settings.student, "covariates")
+            check_takes_covariates(self._settings.student, "covariates")
         covariates = covariates_to_predict(
             inputs, n, student, past_covariates, future_covariates, self._static_names
         )
@@ -512,14 +524,6 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         assert self.likelihood is not None
         return self.likelihood.component_names(series=series)
 
-    def _forget_covariates(self) -> None:
-        """Forget with what covariates the model was fitted before."""
-        self.past_covariate_series = self.future_covariate_series = None
-        self._expect_past_covariates = self._uses_past_covariates = False
-        self._expect_future_covariates = self._uses_future_covariates = False
-        self._expect_static_covariates = self._uses_static_covariates = False
-        self.static_covariates = None
-
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
         """Forecasts without covariates can all be made in a few matrix products."""
         uses_covariates = (
@@ -585,15 +589,6 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             start_format=start_format,
             overlap_end=overlap_end,
             show_warnings=show_warnings,
-        )
-
-
-def _check_student_takes(student: Student, what: str) -> None:
-    """Raise ValueError unless the student takes covariates."""
-    if isinstance(student, Network):
-        raise ValueError(
-            f"A network of your own takes no {what}: pass the series alone, or use one of the "
-            'students that come with the package, such as student="mlp".'
         )
 
 

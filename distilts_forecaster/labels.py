@@ -324,6 +324,8 @@ class Labeller:
 
     Attributes
     ----------
+    identity : str
+        What tells its labels from those of other teachers.
     n_labelled, n_from_cache : int
         Windows that the teacher forecast, and that were found in the store.
     seconds : float
@@ -346,7 +348,7 @@ class Labeller:
         self.n_labelled = 0
         self.n_from_cache = 0
         self.seconds = 0.0
-        self._identity = cache_identity(teacher)
+        self.identity = cache_identity(teacher)
 
     @property
     def median(self) -> int:
@@ -461,7 +463,7 @@ class Labeller:
 
     def _keys(self, contexts: np.ndarray, request: str) -> list[bytes]:
         """Return the key of what is requested for each window (N, L, C)."""
-        request = f"{self._identity}|{request}|{contexts.shape[1:]}"
+        request = f"{self.identity}|{request}|{contexts.shape[1:]}"
         namespace = hashlib.blake2b(request.encode(), digest_size=32).digest()
         contexts = np.ascontiguousarray(contexts, dtype="<f4")
         if np.isnan(contexts).any():  # one bit pattern for missing
@@ -505,7 +507,7 @@ class Labeller:
         is_whole: Callable[[bytes], bool],
     ) -> tuple[dict[bytes, bytes], int]:
         """Ask for windows that were missing a moment ago."""
-        with self.store.lock(self._identity):
+        with self.store.lock(self.identity):
             # Another process may have asked for them while this one waited.
             found = self._read(list(missing), is_whole)
             known = len(found)

@@ -163,6 +163,11 @@ class SeriesPlan:
     trial_labelled: np.ndarray
     validation: np.ndarray
 
+    @property
+    def used(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The windows that something is fitted to, by what is known of them."""
+        return self.truth, self.labelled, self.trial_truth, self.trial_labelled
+
 
 def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
     """Return settings that short series leave room for.

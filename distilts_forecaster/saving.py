@@ -194,4 +194,5 @@ class PortableModel(PackedStudent):
         return super().__getstate__() | {
             "_model_params": parameters,
             "_settings": replace(self._settings, horizon_weights=weights),
+            "_warm": None,
         }

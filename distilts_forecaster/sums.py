@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from distilts_forecaster.labels import Labeller
-from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts, teacher_covariates
+from distilts_forecaster.plan import (
+    SeriesPlan,
+    Settings,
+    resolve_teacher_context,
+    teacher_contexts,
+    teacher_covariates,
+)
 from distilts_forecaster.students.linear import HeldOut, Linear, WindowSums
+from distilts_forecaster.warm import BLOCK, WarmStart
 from distilts_forecaster.windows import (
     NormalisedWindows,
     PreparedSeries,
@@ -47,6 +54,7 @@ def accumulate(
     labeller: Labeller | None,
     horizon: int,
     on_labels: OnLabels | None = None,
+    warm: WarmStart | None = None,
 ) -> tuple[WindowSums, WindowSums, np.ndarray | None, float | None]:
     """Sum over all windows in one pass.
 
@@ -60,6 +68,8 @@ def accumulate(
         Steps validated on, 0 if nothing is held out.
     on_labels : callable, optional
         Gets the labels as they are made.
+    warm : WarmStart, optional
+        Where blocks of windows that were summed before are found.
 
     Returns
     -------
@@ -70,52 +80,119 @@ def accumulate(
     held_out_error : float or None
         Its mean squared error on the windows that the plans hold out, to be validated on.
     """
-    steps = settings.output_chunk_length
-    trial, other = (_empty_sums(plans[0].series, settings, n) for n in (horizon or steps, steps))
-    # Where trial windows have whole targets, the rest is summed apart and added.
-    shared = trial.cross_truth.shape == other.cross_truth.shape
-    squared_error, n_errors = np.zeros(steps), np.zeros(steps)
-    held_out_errors: list[np.ndarray] = []
+
+    def empty() -> _Totals:
+        return _Totals(plans[0].series, settings, horizon)
+
+    totals = empty()
     for index, plan in enumerate(plans):
-        series = plan.series
-        used = (plan.truth, plan.labelled, plan.trial_truth, plan.trial_labelled)
-        for origins in iterate_chunks(
-            np.flatnonzero(np.logical_or.reduce(used)), series.raw.shape[1]
-        ):
-            truth, labelled, trial_truth, trial_labelled = (mask[origins] for mask in used)
-            windows, targets = cut(series, origins, settings, steps)
-            labels = None
-            if labeller is not None and labelled.any():
-                made = teacher_labels(series, origins[labelled], settings, labeller)
-                if on_labels is not None:
-                    on_labels(index, origins[labelled], made)
-                labels = np.full_like(targets, np.nan)
-                mask = np.repeat(labelled, series.raw.shape[1])
-                labels[mask] = to_rows(made[..., labeller.median])
-                labels = windows.normalise_targets(labels)
-                both = np.repeat(truth & labelled, series.raw.shape[1])
-                error = ((labels - targets) * windows.scale)[both].astype(np.float64)
-                squared_error += np.nansum(error**2, axis=0)
-                n_errors += np.isfinite(error).sum(axis=0)
-                held_out = np.repeat(plan.validation[origins] & labelled, series.raw.shape[1])
-                missed = ((labels - targets) * windows.scale)[held_out, :horizon]
-                held_out_errors.append(missed[np.isfinite(missed)].astype(np.float64))
-            add = (windows.features, targets, labels, series.raw.shape[1])
-            if horizon:
-                _add(trial, *add, trial_truth, trial_labelled)
-            if horizon and shared:
-                _add(other, *add, truth & ~trial_truth, labelled & ~trial_labelled)
-            else:
-                _add(other, *add, truth, labelled)
-    final = trial + other if horizon and shared else other
+        whole = slice(0, len(plan.truth))
+        if warm is None or on_labels is not None:
+            _sum_span(totals, index, plan, whole, settings, labeller, horizon, on_labels)
+            continue
+        for start in range(0, whole.stop, BLOCK):
+            span = slice(start, min(start + BLOCK, whole.stop))
+
+            def make(i: int = index, plan: SeriesPlan = plan, span: slice = span) -> _Totals:
+                block = empty()
+                _sum_span(block, i, plan, span, settings, labeller, horizon, None)
+                return block
+
+            if any(mask[span].any() for mask in plan.used):
+                content = _content(plan, span, settings, labeller, horizon)
+                totals.add(warm.recall(content, make))
+    if warm is not None:
+        warm.tidy()
+    final = totals.trial + totals.other if totals.shared else totals.other
+    n_errors, squared_error = totals.n_errors, totals.squared_error
     if not n_errors.any():
-        return trial, final, None, None
+        return totals.trial, final, None, None
     # Steps whose truth is nowhere known: as good as the others.
     mean = squared_error.sum() / n_errors.sum()
     error_by_step = np.where(n_errors > 0, squared_error / np.maximum(n_errors, 1), mean)
-    on_trial = np.concatenate(held_out_errors)
-    held_out_error = float((on_trial**2).mean()) if len(on_trial) else None
-    return trial, final, error_by_step, held_out_error
+    power, n_held_out = totals.held_out
+    return totals.trial, final, error_by_step, power / n_held_out if n_held_out else None
+
+
+class _Totals:
+    """What is summed over windows."""
+
+    def __init__(self, series: PreparedSeries, settings: Settings, horizon: int) -> None:
+        steps = settings.output_chunk_length
+        self.trial = _empty_sums(series, settings, horizon or steps)
+        self.other = _empty_sums(series, settings, steps)
+        # Where trial windows have whole targets, the rest is summed apart and added.
+        self.shared = bool(horizon) and horizon == steps
+        self.squared_error, self.n_errors = np.zeros(steps), np.zeros(steps)
+        self.held_out = np.zeros(2)  # squared error of the teacher, and number of values
+
+    def add(self, block: _Totals) -> None:
+        """Add what was summed over other windows."""
+        self.trial, self.other = self.trial + block.trial, self.other + block.other
+        self.squared_error = self.squared_error + block.squared_error
+        self.n_errors = self.n_errors + block.n_errors
+        self.held_out = self.held_out + block.held_out
+
+
+def _content(
+    plan: SeriesPlan,
+    span: slice,
+    settings: Settings,
+    labeller: Labeller | None,
+    horizon: int,
+) -> list[Any]:
+    """Return all that the sums over a span of origins depend on."""
+    series, length = plan.series, settings.input_chunk_length
+    asked = None
+    if labeller is not None:
+        length = max(length, resolve_teacher_context(settings, labeller.teacher.info))
+        asked = (labeller.identity, labeller.quantile_levels, length)
+    rows = slice(max(0, span.start - length), span.stop + settings.target_stop)
+    known = [c[rows] for c in (series.past, series.future) if c is not None]
+    masks = [mask[span] for mask in (*plan.used, plan.validation)]
+    shape = (settings.input_chunk_length, settings.output_chunk_length, settings.output_chunk_shift)
+    described = (shape, horizon, asked, series.period, series.row_length, settings.student)
+    return [described, span.start == 0, series.raw[rows], series.values[rows], *known, *masks]
+
+
+def _sum_span(
+    totals: _Totals,
+    index: int,
+    plan: SeriesPlan,
+    span: slice,
+    settings: Settings,
+    labeller: Labeller | None,
+    horizon: int,
+    on_labels: OnLabels | None,
+) -> None:
+    """Add the windows of a span of origins."""
+    series, steps = plan.series, settings.output_chunk_length
+    n_components = series.raw.shape[1]
+    chosen = span.start + np.flatnonzero(np.logical_or.reduce([mask[span] for mask in plan.used]))
+    for origins in iterate_chunks(chosen, n_components):
+        truth, labelled, trial_truth, trial_labelled = (mask[origins] for mask in plan.used)
+        windows, targets = cut(series, origins, settings, steps)
+        labels = None
+        if labeller is not None and labelled.any():
+            made = teacher_labels(series, origins[labelled], settings, labeller)
+            if on_labels is not None:
+                on_labels(index, origins[labelled], made)
+            labels = np.full_like(targets, np.nan)
+            labels[np.repeat(labelled, n_components)] = to_rows(made[..., labeller.median])
+            labels = windows.normalise_targets(labels)
+            both = np.repeat(truth & labelled, n_components)
+            error = ((labels - targets) * windows.scale).astype(np.float64)
+            totals.squared_error += np.nansum(error[both] ** 2, axis=0)
+            totals.n_errors += np.isfinite(error[both]).sum(axis=0)
+            held_out = error[np.repeat(plan.validation[origins] & labelled, n_components), :horizon]
+            totals.held_out += np.nansum(held_out**2), np.isfinite(held_out).sum()
+        add = (windows.features, targets, labels, n_components)
+        if horizon:
+            _add(totals.trial, *add, trial_truth, trial_labelled)
+        if totals.shared:
+            _add(totals.other, *add, truth & ~trial_truth, labelled & ~trial_labelled)
+        else:
+            _add(totals.other, *add, truth, labelled)
 
 
 def cut(

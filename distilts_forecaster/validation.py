@@ -27,6 +27,7 @@ __all__ = [
     "check_quantiles",
     "check_series",
     "check_student",
+    "check_takes_covariates",
     "make_settings",
     "warn_of_levels",
 ]
@@ -215,6 +216,27 @@ def _check_weight(expected: str, value: Any) -> None:
         raise TypeError(f"{expected}, got {value!r}.")
     if not np.isfinite(value) or value < 0:
         raise ValueError(f"{expected}, got {value!r}.")
+
+
+def check_takes_covariates(student: Student, what: str) -> None:
+    """Raise unless the student takes covariates.
+
+    Parameters
+    ----------
+    student : Linear, DLinear, ITransformer, MLP or Network
+    what : str
+        What was given, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is a network of the user's own.
+    """
+    if isinstance(student, Network):
+        raise ValueError(
+            f"A network of your own takes no {what}: pass the series alone, or use one of the "
+            'students that come with the package, such as student="mlp".'
+        )
 
 
 def check_augmentation(share: Any) -> float:

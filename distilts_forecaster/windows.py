@@ -172,13 +172,17 @@ class Split:
     horizon: int
 
 
-def prepare_series(values: np.ndarray) -> PreparedSeries:
+def prepare_series(
+    values: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None = None
+) -> PreparedSeries:
     """Standardise one series for the student and keep it raw for the teacher.
 
     Parameters
     ----------
     values : numpy.ndarray, shape (n_points, n_components)
         The series; NaN means missing.
+    scale : tuple of numpy.ndarray, shape (n_components,), optional
+        Location and spread to standardise by, instead of the series' own.
 
     Returns
     -------
@@ -194,6 +198,9 @@ def prepare_series(values: np.ndarray) -> PreparedSeries:
     raw = np.array(values, dtype=np.float32, order="F")
     centred = np.array(values, dtype=np.float64, order="F")
     missing = ~np.isfinite(centred)
+    if scale is not None:
+        standardised = ((centred - scale[0]) / scale[1]).astype(np.float32, order="F")
+        return PreparedSeries(raw, standardised, *scale, observed_before=_count_observed(missing))
     centred[missing] = 0.0
     count = np.maximum((~missing).sum(axis=0), 1)
     location = centred.sum(axis=0) / count

@@ -6,7 +6,7 @@ from distilts_forecaster.augmentation import augment
 from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.plan import Settings, plan_windows
 from distilts_forecaster.teachers import TeacherInfo
-from distilts_forecaster.windows import prepare_series, usable_windows
+from distilts_forecaster.windows import history_windows, prepare_series, usable_windows
 
 L, T = 24, 6
 TAKES = TeacherInfo("taking", takes_missing=True, longest_context=64)
@@ -55,8 +55,12 @@ def test_nothing_held_out_is_in_them(teacher):
         series = prepare_series(one)
         plans, _ = plan_windows([series], settings, Labeller(teacher, MemoryStore(), T))
         assert np.flatnonzero(plans[0].validation).min() <= 90
-        made.append(augment(plans, settings, TAKES).series.raw)
-    np.testing.assert_array_equal(made[0], made[1])
+        made.append(augment(plans, settings, TAKES))
+    on_trial = [plan.trial_labelled for plan in made]
+    np.testing.assert_array_equal(*on_trial)
+    assert 0 < on_trial[0].sum() < made[0].labelled.sum()
+    origins = np.flatnonzero(on_trial[0])
+    np.testing.assert_array_equal(*(history_windows(plan.series.raw, origins, 64) for plan in made))
 
 
 def test_components_keep_their_number_and_histories_begin_where_they_do(teacher):
