@@ -6,7 +6,7 @@
 * ``--part covariates``: demand for electricity with and without the temperature, beside Darts'
   LinearRegressionModel and LightGBMModel with the same lags and covariates;
 * ``--part gaps``: 10, 30 and 50 % of all values missing, at random and in blocks of two days;
-* ``--part short``: histories of 50 to 1,000 points, beside the student without a teacher, AutoETS
+* ``--part short``: histories of 24 to 1,000 points, beside the student without a teacher, AutoETS
   and seasonal naive.
 
 LightGBM and statsforecast are used where they are installed.
@@ -251,7 +251,7 @@ def short(data: Path, teacher_name: str) -> None:
     sets: list[DataSet] = [s for s in load_all(data) if s.name in ("retail", "ETTh1")]
     for found in sets:
         steps = min(24, found.horizon)
-        for length in (50, 100, 200, 500, 1000):
+        for length in (24, 50, 100, 200, 500, 1000):
             columns = spread(0, found.values.shape[1] - 1, 40)
             end = found.test_start
             if length > end:
@@ -261,9 +261,10 @@ def short(data: Path, teacher_name: str) -> None:
                 one = found.values[:, column : column + 1]
                 for origin in spread(end, len(one) - steps, 1 if found.name == "retail" else 12):
                     history, truth = one[origin - length : origin], one[origin : origin + steps, 0]
-                    scale = np.abs(history[found.period :] - history[: -found.period]).mean()
+                    period = found.period if length >= 2 * found.period else 1
+                    scale = np.abs(history[period:] - history[:-period]).mean()
                     for name, made in _short_forecasts(
-                        history, steps, found.period, teacher_name
+                        history, steps, period, teacher_name
                     ).items():
                         error = np.abs(made - truth).mean() / max(scale, 1e-9)
                         errors.setdefault(name, []).append(float(error))

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Distilled", "TrainingSummary", "distill", "fit_student"]
 
 #: Tried where distillation_weight="auto". Zero is among them: a teacher can be useless.
-ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 4)))
+ALPHA_GRID = (0.0, *(2.0**k for k in range(-8, 7)))
 
 #: Tried where horizon_weights="auto".
 TAU_GRID = (0.0, 0.5, 1.0, 2.0)
@@ -330,8 +330,11 @@ def distill(
         alphas=_alpha_candidates(settings, labeller),
         weights=weight_candidates,
         n_truth=n_windows / settings.output_chunk_length,
-        n_validation=held_out.n_rows / horizon if held_out else 0.0,
-        teacher_error=teacher_error,
+        n_validation=held_out.n_rows / settings.output_chunk_length if held_out else 0.0,
+        # At the steps that the student is validated on: near ones are easier.
+        teacher_error=None
+        if error_by_step is None
+        else float(error_by_step[: horizon or None].mean()),
     )
     decided = time.perf_counter()
     teacher_seconds = labeller.seconds if labeller else 0.0
@@ -361,7 +364,7 @@ def distill(
     # Those that errors are measured with are found again, which is no merit of the cache.
     n_from_cache = labeller.n_from_cache if labeller else 0
     if settings.probabilistic:
-        spread = calibrate(judged, plans, validation, settings, horizon, labeller)
+        spread = calibrate(judged, fitted, plans, validation, settings, horizon, labeller)
         fitted = fitted.with_spread(spread)
     possible = sum(
         s.count_windows(settings.input_chunk_length, settings.target_stop) for s in series

@@ -62,7 +62,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         points (the median does), half of what they have.
     output_chunk_length : int, default 96
         Steps forecast at once, T. Longer forecasts feed the first ones back. Where series have
-        fewer than three times as many points, a third of what they have.
+        fewer points, as many as they have; without a teacher, a third of what they have.
     output_chunk_shift : int, default 0
         Steps between the end of the context and the first forecast step.
     teacher : str, path-like, Darts model, callable or Teacher, default "bundled"

@@ -172,8 +172,9 @@ class SeriesPlan:
 def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
     """Return settings that short series leave room for.
 
-    A student that looks at half of a history, and forecasts a third of it, has windows to be
-    fitted on. Longer forecasts are fed back.
+    A student that looks at half of a history has windows to be fitted on. A teacher says what
+    follows them, however far; without one the student forecasts a third of the history at once,
+    which it has truth for. Longer forecasts are fed back.
 
     Parameters
     ----------
@@ -190,13 +191,14 @@ def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
     --------
     >>> short = shortened(Settings(512, 96), [120])
     >>> short.input_chunk_length, short.output_chunk_length
-    (60, 40)
+    (60, 96)
     """
     n_points = int(np.median(lengths))
     length = min(settings.input_chunk_length, max(1, n_points // 2))
     steps = settings.output_chunk_length
     if not settings.output_chunk_shift:  # else nothing can be fed back
-        steps = min(steps, max(1, n_points // 3))
+        alone = settings.distillation_weight == 0
+        steps = min(steps, max(1, n_points // 3 if alone else n_points))
     weights = settings.horizon_weights
     if steps == settings.output_chunk_length:
         pass

@@ -40,7 +40,8 @@ def measured(values, hold_out=True, validation=None, teacher=None, settings=SETT
     plans, horizon = plan_windows(prepared, settings, labeller, hold_out=hold_out)
     held_out = None if validation is None else [prepare_series(validation)]
     steps = horizon or T * bool(held_out)
-    return calibrate(LinearForecaster(LAST), plans, held_out, settings, steps, labeller)
+    student = LinearForecaster(LAST)
+    return calibrate(student, student, plans, held_out, settings, steps, labeller)
 
 
 def width(spread):

@@ -184,7 +184,7 @@ def test_a_good_teacher_is_trusted_and_a_bad_one_is_not():
 def test_less_truth_means_more_teacher():
     few = choose(simulated(20, 0.0)[0], None, (0.1,), ALPHAS, [np.ones(T)], 1, 0, None)
     many = choose(simulated(20, 0.0)[0], None, (0.1,), ALPHAS, [np.ones(T)], 400, 0, None)
-    assert few.alpha == 4.0
+    assert few.alpha == 8.0
     assert many.alpha == 1.0  # 4 divided by the fourth root of 400, on the grid
     assert few.error is None
 

@@ -11,6 +11,7 @@ from darts import TimeSeries
 
 from benchmarks import bolt
 from distilts_forecaster import DistilledForecaster
+from distilts_forecaster.effects import Covariates
 from distilts_forecaster.teachers import chronos as adapter
 from distilts_forecaster.teachers import load_teacher
 
@@ -163,9 +164,9 @@ def test_batches_are_bounded(chronos_teacher, kind, monkeypatch):
     sizes = []
     inner = adapter.ChronosTeacher._forecast_batch
 
-    def spy(self, pipeline, contexts, horizon, levels):
+    def spy(self, pipeline, contexts, horizon, levels, covariates):
         sizes.append(contexts.shape[0] * contexts.shape[2])
-        return inner(self, pipeline, contexts, horizon, levels)
+        return inner(self, pipeline, contexts, horizon, levels, covariates)
 
     monkeypatch.setattr(adapter.ChronosTeacher, "_forecast_batch", spy)
     monkeypatch.setattr(adapter, "ROWS_PER_BATCH", 4)
@@ -179,6 +180,48 @@ def test_missing_values_are_passed_on(chronos_teacher):
     gappy = CONTEXTS.copy()
     gappy[:, 3:9] = np.nan
     assert np.isfinite(chronos_teacher.forecast(gappy, 8, (0.5,)).quantiles).all()
+
+
+class TestCovariates:
+    KNOWN = Covariates(
+        past=np.random.default_rng(0).normal(size=(5, 48, 1)),
+        future=np.random.default_rng(1).normal(size=(5, 48 + 8, 2)),
+    )
+
+    def test_only_chronos_2_takes_them(self, directories):
+        takes = {k: load_teacher(d).info.takes_covariates for k, d in directories.items()}
+        assert takes == {"bolt": False, "chronos2": True, "t5": False}
+
+    def test_it_sees_them_as_its_pipeline_does(self, directories):
+        teacher = load_teacher(directories["chronos2"])
+        made = teacher.forecast(CONTEXTS, 8, (0.1, 0.5), self.KNOWN).quantiles
+        told = [
+            {
+                "target": CONTEXTS[i].T,
+                "past_covariates": {
+                    "a": self.KNOWN.past[i, :, 0],
+                    "b": self.KNOWN.future[i, :48, 0],
+                    "c": self.KNOWN.future[i, :48, 1],
+                },
+                "future_covariates": {
+                    "b": self.KNOWN.future[i, 48:, 0],
+                    "c": self.KNOWN.future[i, 48:, 1],
+                },
+            }
+            for i in range(5)
+        ]
+        pipeline = BaseChronosPipeline.from_pretrained(directories["chronos2"])
+        expected, _ = pipeline.predict_quantiles(told, 8, quantile_levels=[0.1, 0.5])
+        expected = torch.stack(list(expected)).permute(0, 2, 1, 3)
+        np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4)
+        without = teacher.forecast(CONTEXTS, 8, (0.1, 0.5)).quantiles
+        assert not np.allclose(made, without, atol=1e-4)
+
+    def test_windows_do_not_see_each_others(self, directories):
+        teacher = load_teacher(directories["chronos2"])
+        together = teacher.forecast(CONTEXTS, 8, (0.5,), self.KNOWN).quantiles
+        alone = teacher.forecast(CONTEXTS[3:4], 8, (0.5,), self.KNOWN.rows(slice(3, 4))).quantiles
+        np.testing.assert_allclose(together[3:4], alone, rtol=1e-3, atol=1e-4)
 
 
 def test_labels_are_reproducible_and_leave_the_random_state_alone(chronos_teacher):

@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import seasonal
 from darts import TimeSeries
@@ -85,13 +86,16 @@ def test_a_torch_model_with_a_likelihood_answers_with_its_median(tmp_path):
     assert labels.std(axis=0).mean() < 0.3 * draws.all_values().std(axis=2).mean()
 
 
-def test_covariates_are_refused():
-    covariates = TimeSeries.from_values(DATA)
-    model = LinearRegressionModel(lags=12, lags_past_covariates=3).fit(
-        TimeSeries.from_values(DATA[:, :1]), past_covariates=covariates
-    )
-    with pytest.raises(ValueError, match="uses covariates"):
-        load_teacher(model)
+def test_what_windows_do_not_carry_is_refused():
+    times = pd.date_range("2024", periods=len(DATA), freq="h")
+    series = TimeSeries.from_times_and_values(times, DATA[:, :1])
+    encoders = {"cyclic": {"future": ["hour"]}}
+    model = LinearRegressionModel(lags=12, lags_future_covariates=[0], add_encoders=encoders)
+    with pytest.raises(ValueError, match="static covariates or encoders"):
+        load_teacher(model.fit(series))
+    sized = series.with_static_covariates(pd.DataFrame({"size": [1.0]}))
+    with pytest.raises(ValueError, match="static covariates or encoders"):
+        load_teacher(LinearRegressionModel(lags=12).fit(sized))
 
 
 def test_windows_too_short_for_the_model_are_refused():
