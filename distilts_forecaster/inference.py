@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 
@@ -248,12 +249,15 @@ class Forecaster:
         self, windows: np.ndarray, horizon: int, given: int, *covariates: np.ndarray | None
     ) -> Covariates:
         """Return the covariates of all windows, or raise where they are not what is needed."""
+        needed = self.n_covariates
+        if needed == (0, 0, 0) and all(c is None for c in covariates):
+            return _NONE
         n, length, components = windows.shape
         steps = self.output_chunk_length
         expected = (
-            (n, length + max(0, horizon - steps), self.n_covariates[0]),
-            (n, length + max(horizon, steps), self.n_covariates[1]),
-            (n, components, self.n_covariates[2]),
+            (n, length + max(0, horizon - steps), needed[0]),
+            (n, length + max(horizon, steps), needed[1]),
+            (n, components, needed[2]),
         )
         checked = []
         for kind, values, shape in zip(_COVARIATES, covariates, expected, strict=True):
@@ -292,7 +296,7 @@ class Forecaster:
             )
             return np.concatenate([self._in_parts(forecast, *part, paths) for part in parts])
         # The sum is finite if every value is, and costs a tenth of checking each.
-        if np.isfinite(windows.sum()) or not np.isnan(windows).any():
+        if math.isfinite(windows.sum()) or not np.isnan(windows).any():
             made = forecast(windows, covariates)
         else:
             filled = fill_gaps(windows, self.period)

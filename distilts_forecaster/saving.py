@@ -148,6 +148,7 @@ class PackedStudent:
     def __getstate__(self) -> dict[str, Any]:
         """Pack the student."""
         state = dict(super().__getstate__() or {})  # type: ignore[call-overload]
+        state.pop("_warm", None)  # sums that only save time
         if "student_" in state:
             state["student_"] = pack_student(state["student_"])
         return state

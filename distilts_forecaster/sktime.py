@@ -25,8 +25,8 @@ from distilts_forecaster.validation import (
     make_settings,
     warn_of_levels,
 )
+from distilts_forecaster.warm import WarmStart
 from distilts_forecaster.windows import (
-    PreparedSeries,
     context_windows,
     iterate_chunks,
     prepare_series,
@@ -103,7 +103,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     ``update`` moves the point to forecast from; with ``update_params=True`` it also fits again
     on everything seen, unless the student was pretrained. Only windows that are new are
-    labelled.
+    labelled and, from the second time on, summed.
 
     Examples
     --------
@@ -223,7 +223,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         seen_X = None if columns is None else update_data(self._seen_X, X)
         instances = take_apart(seen_y, seen_X, columns)
         if update_params and not self._is_pretrained:
-            self._distil(instances, columns, self._fh)
+            self._warm = getattr(self, "_warm", None) or WarmStart()
+            self._distil(instances, columns, self._fh, self._warm)
         self._seen_y, self._seen_X, self._instances = seen_y, seen_X, instances
         return self
 
@@ -232,6 +233,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         instances: Sequence[Instance],
         columns: list[Any] | None,
         fh: ForecastingHorizon | None,
+        warm: WarmStart | None = None,
     ) -> DistilledForecaster:
         """Fit the student."""
         check_cache_dir(self.cache_dir)
@@ -256,7 +258,13 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             nonnegative=self.nonnegative,
             augmentation=self.augmentation,
         )
-        prepared = [_prepare(one) for one in instances if np.isfinite(one.values).any()]
+        known = [one for one in instances if np.isfinite(one.values).any()]
+        values = [one.values for one in known]
+        scaled = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
+        prepared = [
+            replace(series, future=one.covariates)
+            for series, one in zip(scaled, known, strict=True)
+        ]
         if not prepared:
             raise ValueError("y has no values at all: every one is missing.")
         longest = max(len(one) for one in prepared)
@@ -267,7 +275,9 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
                 "Give smaller ones, or leave them out to have them chosen."
             )
         warn_of_levels(prepared)
-        result = fit_student(prepared, settings, teacher, self.cache_dir, verbose=self.verbose)
+        result = fit_student(
+            prepared, settings, teacher, self.cache_dir, verbose=self.verbose, warm=warm
+        )
         self.student_ = result.student
         self.training_summary_ = result.summary
         self.covariate_names_ = columns
@@ -414,11 +424,6 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
             student = MLP(hidden_size=4, n_blocks=1, training=training)
             settings.append({**short, "student": student})
         return settings
-
-
-def _prepare(one: Instance) -> PreparedSeries:
-    """Prepare a series to be fitted on."""
-    return replace(prepare_series(one.values), future=one.covariates)
 
 
 def _window(

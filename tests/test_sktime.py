@@ -339,6 +339,58 @@ class TestQuantiles:
         assert (high - low) / 2 > 1.5 * within
 
 
+class TestGaps:
+    def test_missing_values_of_series_and_covariates_are_filled(self, teacher):
+        y = made(200)
+        y.iloc[[3, 50, 51, 120, 199]] = np.nan
+        X = pd.DataFrame({"x": np.arange(220.0)}, index=made(220).index)
+        X.iloc[::9] = np.nan
+        forecaster = make(teacher, distillation_weight=0).fit(y, X=X[:200])
+        fh = [-100, -1, 1, T, 2 * T]
+        assert forecaster.predict(fh, X=X[200:]).notna().all(axis=None)
+        quantiles = forecaster.predict_quantiles(fh, X=X[200:], alpha=[0.9, 0.1]).to_numpy()
+        assert (quantiles[:, 0] > quantiles[:, 1]).all()
+        with pytest.raises(ValueError, match="a column without any"):
+            make(teacher).fit(y, X=X[:200] * np.nan)
+
+    def test_a_panel_may_hold_series_of_any_length_and_some_without_values(self, teacher):
+        frames = {f"s{n}": made(n, seed=n) for n in (5, 20, 40, 150)}
+        frames["empty"] = made(60) * np.nan
+        y = pd.concat(frames, names=["id", "time"])
+        forecaster = make(teacher).fit(y)
+        predicted = forecaster.predict([1, 2, T])
+        assert predicted.drop(index="empty", level=0).notna().all(axis=None)
+        assert predicted.loc["empty"].isna().all(axis=None)
+
+    def test_counts_are_not_forecast_below_zero_on_request(self):
+        y = pd.Series(np.random.default_rng(0).poisson(0.3, size=200).astype(float))
+        forecaster = make(nonnegative=True).fit(y)
+        assert (forecaster.predict_interval(range(1, 20), coverage=0.95) >= 0).all(axis=None)
+
+
+def test_the_linear_student_takes_covariates():
+    rng = np.random.default_rng(0)
+    index = pd.date_range("2024-01-01", periods=400, freq="h")
+    X = pd.DataFrame({"signal": rng.normal(size=400)}, index=index)
+    y = pd.DataFrame({"y": X["signal"] + 0.1 * rng.normal(size=400)}, index=index)
+    fh = list(range(1, 21))
+    known = make(distillation_weight=0).fit(y[:-20], X=X[:-20]).predict(fh, X=X[-20:])
+    blind = make(distillation_weight=0).fit(y[:-20]).predict(fh)
+    errors = [np.abs(made - y[-20:]).mean(axis=None) for made in (known, blind)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_updates_that_fit_again_are_as_fits_of_everything(teacher):
+    y = made(240, components=2)
+    forecaster = make(teacher).fit(y[:200])
+    for stop in (220, 240):
+        forecaster.update(y[stop - 20 : stop], update_params=True)
+    whole = make(teacher).fit(y)
+    np.testing.assert_allclose(
+        forecaster.predict(range(1, T + 1)), whole.predict(range(1, T + 1)), atol=0.02
+    )
+
+
 def test_bad_input_is_refused_before_the_teacher_is_asked(teacher):
     with pytest.raises(ValueError, match="20 points, at least 30 are needed"):
         make(teacher).fit(made(20))
