@@ -19,6 +19,7 @@ from distilts_forecaster.augmentation import augment
 from distilts_forecaster.batches import TeacherArray
 from distilts_forecaster.blending import EnsembleLabeller, open_labeller
 from distilts_forecaster.calibration import calibrate
+from distilts_forecaster.covariate_effects import choose_penalty, fit_effects
 from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller, cache_folder
 from distilts_forecaster.objective import resolve_horizon_weights
@@ -32,7 +33,6 @@ from distilts_forecaster.plan import (
 )
 from distilts_forecaster.quantiles import interpolate_levels
 from distilts_forecaster.runtime import LinearForecaster
-from distilts_forecaster.students.effects import choose_penalty, fit_effects
 from distilts_forecaster.students.linear import (
     RIDGE_GRID,
     Choice,

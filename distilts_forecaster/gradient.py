@@ -15,11 +15,11 @@ from torch import nn
 from distilts_forecaster.alignment import make_aligner
 from distilts_forecaster.batches import TeacherArray, TrainingWindows
 from distilts_forecaster.checkpoints import reserve, training_key
+from distilts_forecaster.covariate_effects import covariate_scale
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import Objective
 from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
 from distilts_forecaster.runtime import Forecaster, LinearForecaster
-from distilts_forecaster.students.effects import covariate_scale
 from distilts_forecaster.students.forecaster import NetworkForecaster, build_network
 from distilts_forecaster.students.linear import Choice, Linear, WindowSums, solve
 from distilts_forecaster.students.networks import DLinearNetwork, MLPNetwork
