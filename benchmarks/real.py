@@ -9,7 +9,8 @@
 * ``--part short``: histories of 24 to 1,000 points, beside the student without a teacher, AutoETS
   and seasonal naive.
 
-LightGBM and statsforecast are used where they are installed.
+LightGBM and statsforecast are used where they are installed. LightGBM fits a model for each step:
+half an hour with the default lengths, minutes with ``--lookback 96 --horizon 24``.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def quantiles(data: Path, teacher_name: str, lengths: tuple[int, ...]) -> None:
 # --- covariates ----------------------------------------------------------------------------
 
 
-def covariates(data: Path, teacher_name: str, n_points: int) -> None:
+def covariates(data: Path, teacher_name: str, n_points: int, length: int, steps: int) -> None:
     """Print errors with and without the temperature."""
     frame = pd.read_csv(require_file(data, "vic_electricity.csv"))
     times = pd.DatetimeIndex(pd.to_datetime(frame.Time).dt.tz_localize(None))
@@ -150,7 +151,7 @@ def covariates(data: Path, teacher_name: str, n_points: int) -> None:
     start = int(0.8 * len(demand))
     train = demand[start - n_points : start]
     scale = float(train.values().std())
-    length, steps, stride = 512, 96, 97
+    stride = steps + 1
     print(f"\n{n_points} points, {length} -> {steps}, mean squared error in units of the variance")
 
     def report(name: str, model: Any, with_covariates: bool) -> None:
@@ -313,13 +314,16 @@ def main() -> None:
         "--part", choices=("quantiles", "covariates", "gaps", "short"), required=True
     )
     parser.add_argument("--points", type=int, nargs="+", default=None, help="lengths of histories")
+    parser.add_argument("--lookback", type=int, default=512, help="of --part covariates")
+    parser.add_argument("--horizon", type=int, default=96, help="of --part covariates")
     add_data_argument(parser)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if args.part == "quantiles":
         quantiles(args.data, args.teacher, tuple(args.points or (300, 1000, 4000)))
     elif args.part == "covariates":
-        covariates(args.data, args.teacher, (args.points or [10_000])[0])
+        n_points = (args.points or [10_000])[0]
+        covariates(args.data, args.teacher, n_points, args.lookback, args.horizon)
     elif args.part == "gaps":
         gaps(args.data, args.teacher)
     else:

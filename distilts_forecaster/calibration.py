@@ -18,7 +18,7 @@ from scipy.special import ndtri, stdtrit
 
 from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller
-from distilts_forecaster.plan import SeriesPlan, Settings
+from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
 from distilts_forecaster.quantiles import LEVELS, Spread, interpolate_levels
 from distilts_forecaster.sums import held_out_windows, teacher_labels
 from distilts_forecaster.windows import (
@@ -88,27 +88,51 @@ def calibrate(
     """
     has_heads = len(settings.head_levels) > 1
     levels = settings.head_levels if has_heads else LEVELS
-    if has_heads and not settings.calibrate:
-        return Spread(np.zeros((settings.output_chunk_length, len(levels)), np.float32), levels)
     if horizon:
         chosen = held_out_windows(plans, validation, settings, horizon)
     else:
         chosen = [(plan.series, plan.truth) for plan in plans]
-    asked = None
+    asked: list[np.ndarray] | None = None
     if labeller is not None and len(labeller.quantile_levels) > 1:
-        asked = [plan.labelled for plan in plans] if validation is None or not horizon else True
+        asked = [plan.labelled for plan in plans]
+        if validation is not None and horizon:
+            asked = _spare_labels(chosen, settings, labeller)
     stages = [(student, horizon)] if horizon else []
     stages += [(fitted, settings.output_chunk_length)]
-    errors, distances, widths = _measure(stages, chosen, settings, labeller, asked)
+    errors, distances, widths, every = _measure(stages, chosen, settings, labeller, asked)
+    persistence = _persistence(errors, distances)
+    if has_heads and not settings.calibrate:
+        nothing = np.zeros((settings.output_chunk_length, len(levels)), np.float32)
+        return Spread(nothing, levels, persistence)
     if horizon:
         errors[:, horizon:] = np.nan
     if not settings.calibrate and np.isfinite(distances).any():
         errors = np.full_like(errors[:1], np.nan)
     n_windows = np.isfinite(errors[..., 0]).sum(axis=0) / plans[0].series.raw.shape[1]
-    counts = n_windows / (horizon or settings.output_chunk_length)
+    counts = every * n_windows / (horizon or settings.output_chunk_length)
     offsets = _pool(errors, distances, widths, counts, levels)
     offsets = _continue(offsets, settings.output_chunk_length)
-    return Spread(offsets.astype(np.float32), levels, _persistence(errors, distances))
+    return Spread(offsets.astype(np.float32), levels, persistence)
+
+
+def _spare_labels(
+    chosen: Sequence[tuple[PreparedSeries, np.ndarray]], settings: Settings, labeller: Labeller
+) -> list[np.ndarray]:
+    """Choose windows of validation series to ask the teacher for, a few and within its budget."""
+    most = _MOST_ASKED
+    if settings.label_budget is not None:
+        most = min(most, max(0, settings.label_budget - labeller.n_labelled))
+    info = labeller.teacher.info
+    needed = 0 if info.takes_missing else resolve_teacher_context(settings, info)
+    spare = []
+    for _, mask in chosen:
+        origins = np.flatnonzero(mask)
+        origins = origins[origins >= needed]
+        share = max(1, -(-len(origins) * len(chosen) // max(most, 1)))
+        asked = np.zeros_like(mask)
+        asked[origins[::share] if most else []] = True
+        spare.append(asked)
+    return spare
 
 
 def _measure(
@@ -116,14 +140,15 @@ def _measure(
     chosen: Sequence[tuple[PreparedSeries, np.ndarray]],
     settings: Settings,
     labeller: Labeller | None,
-    asked: Sequence[np.ndarray] | bool | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    asked: Sequence[np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Return errors and distances, in units of the contexts' deviations.
 
     Errors (n, T, Q) of the truth from each of the student's quantiles, NaN where
     unknown; distances (m, T, Q) of the teacher's equal parts from them; and how far the
-    quantiles are from the median on average (T, Q). ``stages`` are the students whose steps count
-    up to one and up to the next.
+    quantiles are from the median on average (T, Q); and how many windows each that was looked at
+    stands for. ``asked`` are the windows that the teacher is asked for. ``stages`` are the
+    students whose steps count up to one and up to the next.
     """
     steps = settings.output_chunk_length
     length, shift = settings.input_chunk_length, settings.output_chunk_shift
@@ -132,10 +157,13 @@ def _measure(
     errors = [np.empty((0, steps, n_heads))]
     distances = [np.empty((0, steps, n_heads))]
     widths = [np.empty((0, steps, n_heads))]
-    n_taken = sum(len(np.flatnonzero(mask)[::every]) for _, mask in chosen)
-    fewer = max(1, n_taken // _MOST_ASKED)
+    fewer = 1
+    if asked is not None:
+        both = sum(int((mask & a).sum()) for (_, mask), a in zip(chosen, asked, strict=False))
+        fewer = max(1, both // every // _MOST_ASKED)
     for i, (series, mask) in enumerate(chosen):
-        for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
+        taken = np.flatnonzero(mask)[::every]
+        for origins in iterate_chunks(taken, series.raw.shape[1]):
             contexts, unknown = filled_contexts(series, origins, length)
             contexts = contexts.astype(np.float64)
             truth = target_windows(series.values, origins, steps, shift)
@@ -155,9 +183,7 @@ def _measure(
             widths.append(_rows((heads - heads[..., settings.head_levels.index(0.5), None]) / unit))
             if asked is None or labeller is None:
                 continue
-            rows = np.arange(0, len(origins), fewer)
-            if asked is not True:
-                rows = rows[asked[i][origins[rows]]]  # type: ignore[index]
+            rows = np.flatnonzero(asked[i][origins])[::fewer]
             if len(rows):
                 labels = teacher_labels(series, origins[rows], settings, labeller)
                 parts = interpolate_levels(
@@ -169,6 +195,7 @@ def _measure(
         np.concatenate(errors),
         np.concatenate(distances),
         np.nan_to_num(np.concatenate([*widths, np.zeros((1, steps, n_heads))])).mean(axis=0),
+        every,
     )
 
 
@@ -201,7 +228,7 @@ def _pool(
         n_teacher = np.maximum((known & ~is_truth).sum(axis=0), 1)
         weights = known * np.where(is_truth, counts / n_truth, teacher_counts / n_teacher)
         wanted = levels if n_heads == 1 else (levels[head],)
-        made = _weighted_quantiles(values, weights, wanted)
+        made = _weighted_quantiles(values, weights, wanted, widths[:, head])
         offsets[:, slice(None) if n_heads == 1 else slice(head, head + 1)] = made
     median = levels.index(0.5)
     centre = offsets[:, median].copy()
@@ -212,9 +239,12 @@ def _pool(
 
 
 def _weighted_quantiles(
-    values: np.ndarray, weights: np.ndarray, levels: Sequence[float]
+    values: np.ndarray, weights: np.ndarray, levels: Sequence[float], width: np.ndarray
 ) -> np.ndarray:
-    """Return weighted quantiles of each column: (n, steps) -> (steps, Q)."""
+    """Return weighted quantiles of each column: (n, steps) -> (steps, Q).
+
+    ``width`` (steps,) is how far what errors are measured from is from the median.
+    """
     order = np.argsort(values, axis=0)  # NaN, which has no weight, comes last
     values = np.take_along_axis(values, order, axis=0)
     weights = np.take_along_axis(weights, order, axis=0)
@@ -226,8 +256,9 @@ def _weighted_quantiles(
         if known.sum() >= _FEWEST_ERRORS:
             made[step] = np.interp(levels, middle[known, step], values[known, step])
         else:
-            power = np.average(values[known, step] ** 2, weights=weights[known, step])
-            made[step] = np.sqrt(power) * ndtri(levels)
+            from_median = values[known, step] + width[step]
+            power = np.average(from_median**2, weights=weights[known, step])
+            made[step] = np.sqrt(power) * ndtri(levels) - width[step]
     return made
 
 

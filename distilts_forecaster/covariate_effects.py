@@ -112,8 +112,8 @@ def fit_effects(
 
 def choose_penalty(
     student: LinearForecaster, windows: Windows, held_out: Windows, horizon: int
-) -> float:
-    """Return the penalty whose effects have the smallest error on held-out windows.
+) -> tuple[float, float]:
+    """Return the penalty whose effects have the smallest error on held-out windows, and it.
 
     Parameters
     ----------
@@ -126,20 +126,23 @@ def choose_penalty(
 
     Returns
     -------
-    float
+    penalty, error : float
+        Mean squared error in units of each series' variance.
     """
     errors = []
     for penalty in _PENALTIES:
         fitted = fit_effects(student, windows, horizon, penalty)
         assert fitted.effects is not None
-        total = 0.0
+        total, n_known = 0.0, 0
         for features, missed in _misses(student, fitted.effects, held_out, horizon):
             explained = np.einsum(
                 "ntcb,ctb->ntc", features, fitted.effects.weights[:, :horizon], optimize=True
             )
             total += float(np.nansum((missed - explained) ** 2))
-        errors.append(total)
-    return _PENALTIES[int(np.argmin(errors))]
+            n_known += int(np.isfinite(missed).sum())
+        errors.append(total / max(n_known, 1))
+    best = int(np.argmin(errors))
+    return _PENALTIES[best], errors[best]
 
 
 def _misses(

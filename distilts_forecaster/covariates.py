@@ -124,10 +124,15 @@ def rows_of(
         )
     values = covariates.all_values(copy=False)[offset + first : offset + stop, :, 0]
     empty = np.isnan(values).all(axis=0)
-    if np.isinf(values).any() or empty.any():
+    if np.isinf(values).any():
         raise ValueError(
-            f"{name} has {int(np.isinf(values).sum())} infinite values, and none at all in "
-            f"{list(covariates.columns[empty])}. NaN means missing, but not throughout."
+            f"{name} has {int(np.isinf(values).sum())} infinite values: replace them, NaN means "
+            "missing."
+        )
+    if empty.any():
+        raise ValueError(
+            f"{name} has no values at all in {list(covariates.columns[empty])}, at the steps that "
+            "are needed: leave them out."
         )
     return fill_covariates(values.astype(np.float64), known_ahead)
 

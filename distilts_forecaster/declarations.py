@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
+from darts import TimeSeries
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
 from distilts_forecaster.plan import Settings
@@ -18,7 +19,10 @@ class Declarations:
 
     _settings: Settings
     _static_names: list[str]
+    _lengths: tuple[int, int] | None
     model_params: Any
+    uses_past_covariates: bool
+    uses_future_covariates: bool
 
     def _forget_covariates(self) -> None:
         """Forget with what covariates the model was fitted before."""
@@ -30,13 +34,18 @@ class Declarations:
 
     @property
     def input_chunk_length(self) -> int:
-        """Steps of context the student looks at."""
-        return self._settings.input_chunk_length
+        """Steps of context the student looks at: after ``fit``, as many as its series allowed."""
+        return self._lengths[0] if self._lengths else self._settings.input_chunk_length
 
     @property
     def output_chunk_length(self) -> int:
-        """Steps forecast at once."""
-        return self._settings.output_chunk_length
+        """Steps forecast at once: after ``fit``, as many as its series allowed."""
+        return self._lengths[1] if self._lengths else self._settings.output_chunk_length
+
+    @property
+    def _target_stop(self) -> int:
+        """Steps from the end of the context to the end of the target."""
+        return self.output_chunk_shift + self.output_chunk_length
 
     @property
     def output_chunk_shift(self) -> int:
@@ -99,14 +108,14 @@ class Declarations:
     @property
     def _target_window_lengths(self) -> tuple[int, int]:
         """Context, and steps up to the end of the target."""
-        return self.input_chunk_length, self._settings.target_stop
+        return self.input_chunk_length, self._target_stop
 
     @property
     def extreme_lags(
         self,
     ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
         """First and last lag of target, past and future covariates, and the shift."""
-        first, last = -self.input_chunk_length, self._settings.target_stop - 1
+        first, last = -self.input_chunk_length, self._target_stop - 1
         # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
         past = (first, -1) if self.supports_past_covariates else (None, None)
         future = (first, last) if self.supports_future_covariates else (None, None)
@@ -118,8 +127,29 @@ class Declarations:
     ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
         """What encoders make covariates for."""
         takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
-        stop = self._settings.target_stop
+        stop = self._target_stop
         return self.input_chunk_length, stop, takes_past, takes_future, None, None
+
+    def _encoders_for(self, settings: Settings) -> Any:
+        """Return encoders for the lengths that a student will have."""
+        before = self._lengths
+        self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
+        try:
+            return self.initialize_encoders()  # type: ignore[attr-defined]
+        finally:
+            self._lengths = before
+
+    def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
+        """Forecasts without covariates can all be made in a few matrix products."""
+        uses_covariates = (
+            self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
+        )
+        return (retrain is False or retrain == 0) and not uses_covariates
+
+    def _parameter_names(self, series: TimeSeries) -> list[str]:
+        """Return the names of the quantiles of each component."""
+        assert self.likelihood is not None
+        return self.likelihood.component_names(series=series)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters that the model was made with, as scikit-learn asks for them.

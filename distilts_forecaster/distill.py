@@ -360,7 +360,8 @@ def distill(
         )
     if has_covariates and isinstance(fitted, LinearForecaster):
         assert isinstance(judged, LinearForecaster)
-        fitted, judged = _add_effects(fitted, judged, plans, validation, settings, horizon)
+        fitted, judged, error = _add_effects(fitted, judged, plans, validation, settings, horizon)
+        outcome["validation_error"] = error
     # Those that errors are measured with are found again, which is no merit of the cache.
     n_from_cache = labeller.n_from_cache if labeller else 0
     if settings.probabilistic:
@@ -468,17 +469,17 @@ def _add_effects(
     validation: Sequence[PreparedSeries] | None,
     settings: Settings,
     horizon: int,
-) -> tuple[LinearForecaster, LinearForecaster]:
-    """Add the effects of covariates to a student, and to what it was on trial."""
+) -> tuple[LinearForecaster, LinearForecaster, float | None]:
+    """Add the effects of covariates to a student, and to what it was on trial, with its error."""
     every = [(plan.series, plan.truth) for plan in plans]
     trial = [(plan.series, plan.trial_truth) for plan in plans]
-    penalty = _TYPICAL_PENALTY
+    penalty, error = _TYPICAL_PENALTY, None
     if horizon:
         held_out = held_out_windows(plans, validation, settings, horizon)
-        penalty = choose_penalty(judged, trial, held_out, horizon)
+        penalty, error = choose_penalty(judged, trial, held_out, horizon)
         judged = fit_effects(judged, trial, horizon, penalty)
     fitted = fit_effects(fitted, every, settings.output_chunk_length, penalty)
-    return fitted, judged if horizon else fitted
+    return fitted, judged if horizon else fitted, error
 
 
 def _choices(settings: Settings, labeller: Labeller | None) -> bool:

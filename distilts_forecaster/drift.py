@@ -38,7 +38,8 @@ _WORSE = 1.2
 class DriftReport:
     """Errors on recent windows, beside those when the student was fitted.
 
-    All are mean squared errors in units of each series' variance.
+    All are mean squared errors in units of each series' variance in ``fit``, over the steps that
+    were validated on there.
 
     Attributes
     ----------
@@ -186,11 +187,13 @@ def _compare(
     for one, origins in chosen:
         if not len(origins):
             continue
-        contexts, _ = filled_contexts(one, origins, length)
+        contexts, unknown = filled_contexts(one, origins, length)
         known = window_covariates(one, origins, length, steps, shift)
         made = student.heads(contexts.astype(np.float64), known)
         made = made[..., settings.head_levels.index(0.5) if made.shape[-1] > 1 else 0]
-        truth = target_windows(one.values, origins, steps, shift)
+        truth = target_windows(one.values, origins, steps, shift).astype(np.float64)
+        if unknown is not None:
+            truth[np.repeat(unknown[:, None], steps, axis=1)] = np.nan
         n_known += np.isfinite(truth).sum(axis=(0, 2))
         n_all += len(origins) * truth.shape[2]
         errors["student"] += np.nansum((made - truth) ** 2, axis=(0, 2))
@@ -198,18 +201,20 @@ def _compare(
             labels = teacher_labels(one, origins, settings, labeller)[..., labeller.median]
             errors["teacher"] += np.nansum((labels - truth) ** 2, axis=(0, 2))
             errors["distance"] += ((labels - made) ** 2).sum(axis=(0, 2))
+    compared = summary.validation_horizon or steps
     by_step = {name: errors[name] / np.maximum(n_known, 1) for name in ("student", "teacher")}
-    total = n_known.sum()
-    missing = labeller is None
+    total = max(n_known[:compared].sum(), 1)
+    # Without a teacher nothing was added up.
+    unknown_teacher = np.nan if labeller is None else 1.0
     return DriftReport(
         n_windows=sum(len(origins) for _, origins in chosen),
-        student_error=float(errors["student"].sum() / total),
-        teacher_error=float("nan") if missing else float(errors["teacher"].sum() / total),
-        distance=float("nan") if missing else float(errors["distance"].sum() / (n_all * steps)),
+        student_error=float(errors["student"][:compared].sum() / total),
+        teacher_error=unknown_teacher * float(errors["teacher"][:compared].sum() / total),
+        distance=unknown_teacher * float(errors["distance"][:compared].sum() / (n_all * compared)),
         fitted_student_error=_or_nan(summary.validation_error),
         fitted_teacher_error=_or_nan(summary.teacher_validation_error),
         student_by_step=by_step["student"],
-        teacher_by_step=by_step["teacher"] * (np.nan if missing else 1.0),
+        teacher_by_step=unknown_teacher * by_step["teacher"],
     )
 
 

@@ -202,6 +202,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         self._teacher = as_specification(teacher)
         self._static_names: list[str] = []
         self._warm: WarmStart | None = None
+        self._lengths: tuple[int, int] | None = None
         super().__init__(add_encoders=add_encoders)
         del self._teacher
 
@@ -266,7 +267,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             check_takes_covariates(settings.student, "covariates")
         values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
         settings = shortened(settings, [len(array) for array in values])
-        encoders = self.initialize_encoders()
+        encoders = self._encoders_for(settings)
         if encoders.encoding_available:
             past_covariates, future_covariates = encoders.encode_train(
                 target=series, past_covariates=past_covariates, future_covariates=future_covariates
@@ -326,12 +327,14 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         self._forget_covariates()
         self.encoders = encoders
         self._static_names = names
+        self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None
         self.student_ = result.student
         self.training_summary_ = result.summary
         self._n_components = values[0].shape[1]
+        self._scales = [(one.location, one.spread) for one in prepared]
         return self
 
     def predict(
@@ -366,7 +369,8 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         verbose, show_warnings : bool, optional
             No effect: there is nothing to show.
         predict_likelihood_parameters : bool, default False
-            Return the quantiles as components, named as by Darts (``x_q0.100``).
+            Return the quantiles as components, named as by Darts (``x_q0.100``), for ``n`` up to
+            ``output_chunk_length``; beyond it they are those of sample paths.
         random_state : int, optional
             Seed of the sample paths.
 
@@ -478,13 +482,18 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             raise ValueError("The model must be fitted before it can drift: call fit first.")
         check_integer("n_windows", n_windows, at_least=1)
         values = check_series("series", series, 1, n_components=self._n_components)
+        # In units of what the series varied by in fit: a jump must not hide in its own variance.
+        scales = self._scales if len(self._scales) == len(values) else [None] * len(values)
         if self.encoders.encoding_available:
             past_covariates, future_covariates = self.encoders.encode_train(
                 target=series, past_covariates=past_covariates, future_covariates=future_covariates
             )
         prepared = add_covariates(
             series,
-            [replace(prepare_series(v), period=self.student_.period) for v in values],
+            [
+                replace(prepare_series(v, scale), period=self.student_.period)
+                for v, scale in zip(values, scales, strict=True)
+            ],
             {"past_covariates": past_covariates},
             {"future_covariates": future_covariates},
             self._static_names,
@@ -518,18 +527,6 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         if num_samples > 1:
             return student.sample(contexts, n, num_samples, random_state, **covariates)
         return student.predict(contexts, n, **covariates)[..., None]
-
-    def _parameter_names(self, series: TimeSeries) -> list[str]:
-        """Return the names of the quantiles of each component."""
-        assert self.likelihood is not None
-        return self.likelihood.component_names(series=series)
-
-    def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
-        """Forecasts without covariates can all be made in a few matrix products."""
-        uses_covariates = (
-            self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
-        )
-        return (retrain is False or retrain == 0) and not uses_covariates
 
     def _optimized_historical_forecasts(
         self,

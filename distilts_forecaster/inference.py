@@ -116,8 +116,9 @@ class Forecaster:
     ) -> np.ndarray:
         """Forecast quantiles of the steps that follow each context.
 
-        Beyond ``output_chunk_length`` not one forecast is fed back but 64 sample paths, always
-        the same; the quantiles are those of what follows all of them. So they widen as
+        Widths are in units of the context's standard deviation: after a constant context they
+        are zero. Beyond ``output_chunk_length`` not one forecast is fed back but 64 sample paths,
+        always the same; the quantiles are those of what follows all of them. So they widen as
         uncertainty adds up, around the forecast of :meth:`predict`.
 
         Parameters
@@ -310,11 +311,11 @@ class Forecaster:
     def _predict(self, windows: np.ndarray, horizon: int, covariates: Covariates) -> np.ndarray:
         """Forecast complete (N, L, C) contexts, feeding forecasts back past T."""
         if horizon <= self.output_chunk_length:
-            return self._step(windows, covariates)[:, :horizon]
+            return self._step(windows, covariates)[:, :horizon]  # clipped by the caller
         parts: list[np.ndarray] = []
         for start, first, stop in self._plan_chunks(horizon, covariates):
-            made = self._step(*self._context(windows, parts, start, covariates))
-            parts.append(made[:, first:stop])
+            made = self._step(*self._context(windows, parts, start, covariates))[:, first:stop]
+            parts.append(np.maximum(made, 0.0) if self.nonnegative else made)
         return np.concatenate(parts, axis=1)
 
     def _plan_chunks(self, horizon: int, covariates: Covariates) -> Iterator[tuple[int, int, int]]:
@@ -391,6 +392,9 @@ class Forecaster:
         for _, made in self._walk(windows, horizon, covariates, _N_PATHS, rng, alike=True):
             if not pooled:
                 pooled.append(interpolate_levels(made[:, 0], spread.levels, levels))
+                median = interpolate_levels(made[:, 0, -1], spread.levels, (0.5,))
+                # How far the median is from the forecast stays as it is at step T.
+                kept = median[:, None] - point[:, made.shape[2] - 1, None, :, None]
                 continue
             # Of each path's own distribution equal parts: (N, steps, C, P * parts).
             parts = interpolate_levels(made, spread.levels, _EQUAL_PARTS)
@@ -398,7 +402,7 @@ class Forecaster:
             mixed = np.moveaxis(parts, 1, 3).reshape(n, steps, components, -1)
             mixed = np.moveaxis(np.quantile(mixed, [*levels, 0.5], axis=-1), 0, -1)
             done = sum(p.shape[1] for p in pooled)
-            centre = point[:, done : done + steps, :, None]
+            centre = point[:, done : done + steps, :, None] + kept
             pooled.append(centre + mixed[..., :-1] - mixed[..., -1:])
         return np.concatenate(pooled, axis=1)
 
@@ -441,10 +445,6 @@ def _as_given(forecasts: np.ndarray, given: int) -> np.ndarray:
 def _values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray) -> np.ndarray:
     """Return the values (N, P, T, C) that normal numbers stand for, given quantiles (..., Q)."""
     at = np.array([NormalDist().inv_cdf(level) for level in levels])
-    if len(at) == 1:
-        return np.broadcast_to(
-            quantiles[..., 0], np.broadcast_shapes(quantiles.shape[:-1], latent.shape)
-        )
     right = np.clip(np.searchsorted(at, latent), 1, len(at) - 1)
     share = (latent - at[right - 1]) / (at[right] - at[right - 1])
     shape = np.broadcast_shapes(quantiles.shape[:-1], latent.shape)

@@ -151,7 +151,7 @@ def covariates_ahead(
         mine = known.get(one.key)
         there = np.zeros(most, dtype=bool) if mine is None else times.isin(mine.index)
         n_known = most if there.all() else int(there.argmin())
-        rows.append(_rows(known, one, times[: max(n_known, needed)]))
+        rows.append(_rows(known, one, times[: max(n_known, needed)], one.covariates))
     return rows
 
 
@@ -179,8 +179,16 @@ def _select(X: pd.DataFrame | None, columns: Sequence[Any]) -> pd.DataFrame:
     return X[list(columns)]
 
 
-def _rows(known: dict[tuple[Any, ...], pd.DataFrame], one: Instance, times: pd.Index) -> np.ndarray:
-    """Return the covariates of a series at given times, or say what is missing."""
+def _rows(
+    known: dict[tuple[Any, ...], pd.DataFrame],
+    one: Instance,
+    times: pd.Index,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the covariates of a series at given times, or say what is missing.
+
+    Gaps are filled, at the start from what came ``before``.
+    """
     if one.key not in known:
         raise ValueError(f"X has no rows for {one.name}: it needs the same series as y.")
     frame = known[one.key]
@@ -191,12 +199,17 @@ def _rows(known: dict[tuple[Any, ...], pd.DataFrame], one: Instance, times: pd.I
             "for each step of y, and at predict for each step up to the last of fh."
         )
     rows = frame.loc[times].to_numpy(np.float64)
-    if np.isinf(rows).any() or np.isnan(rows).all(axis=0).any():
+    if np.isinf(rows).any():
         raise ValueError(
-            f"X has {int(np.isinf(rows).sum())} infinite values for {one.name}, or a column "
-            "without any. NaN means missing, but not throughout."
+            f"X has {int(np.isinf(rows).sum())} infinite values for {one.name}: replace them, NaN "
+            "means missing."
         )
-    return fill_covariates(rows, known_ahead=True)
+    n_before = 0 if before is None else len(before)
+    if before is not None:
+        rows = np.concatenate([before, rows])
+    if np.isnan(rows).all(axis=0).any():
+        raise ValueError(f"X has a column without any value for {one.name}: leave it out.")
+    return fill_covariates(rows, known_ahead=True)[n_before:]
 
 
 def _check_regular(one: Instance) -> None:

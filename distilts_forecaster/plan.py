@@ -129,7 +129,8 @@ class Settings:
             return (0.5,)
         wanted = self.head_levels if len(self.head_levels) > 1 else _SPREAD_LEVELS
         low, high = info.quantile_levels[0], info.quantile_levels[-1]
-        return tuple(level for level in wanted if low <= level <= high or level == 0.5)
+        # What lies outside is extrapolated from the outermost that it knows.
+        return tuple(sorted({0.5, *(min(max(level, low), high) for level in wanted)}))
 
     @property
     def target_stop(self) -> int:
@@ -324,7 +325,7 @@ def teacher_contexts(
     numpy.ndarray of float32, shape (n, history, C)
     """
     contexts = history_windows(series.raw, origins, resolve_teacher_context(settings, info))
-    if not series.has_gaps:
+    if not np.isnan(contexts).any():
         return contexts
     if not info.takes_missing:
         contexts = fill_gaps(contexts, series.period)

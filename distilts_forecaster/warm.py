@@ -39,7 +39,7 @@ class WarmStart:
         Parameters
         ----------
         values : sequence of numpy.ndarray, shape (n_points, C)
-            In the order of the first fit.
+            In the order of the first fit: scales are found by their place.
 
         Returns
         -------

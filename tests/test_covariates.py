@@ -130,7 +130,7 @@ def test_bad_covariates_are_refused_before_the_teacher_is_asked(teacher):
         ({"past_covariates": signal.values()}, TypeError, "must be a darts TimeSeries"),
         ({"past_covariates": [signal, signal]}, ValueError, "holds 2 series for 1"),
         ({"future_covariates": signal.resample("2h")}, ValueError, "has frequency 2h"),
-        ({"past_covariates": signal * np.nan}, ValueError, "none at all in"),
+        ({"past_covariates": signal * np.nan}, ValueError, "no values at all in"),
         ({"past_covariates": signal * np.inf}, ValueError, "infinite values"),
         ({"future_covariates": signal, "val_series": series}, ValueError, "val_future_covariates"),
     ]

@@ -106,7 +106,7 @@ def test_gaps_in_covariates_are_filled_and_none_at_all_is_refused():
     holes = TimeSeries.from_times_and_values(TIMES, values)
     model = make().fit(train, future_covariates=holes, past_covariates=holes)
     assert np.isfinite(model.predict(T).values()).all()
-    with pytest.raises(ValueError, match="none at all"):
+    with pytest.raises(ValueError, match="no values at all"):
         make().fit(train, future_covariates=known * np.nan)
 
 
