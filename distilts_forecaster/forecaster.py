@@ -266,7 +266,9 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         if past_covariates is not None or future_covariates is not None:
             check_takes_covariates(settings.student, "covariates")
         values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
-        settings = shortened(settings, [len(array) for array in values])
+        given = (past_covariates, future_covariates, self.model_params["add_encoders"])
+        has_covariates = any(c is not None for c in given)
+        settings = shortened(settings, [len(array) for array in values], has_covariates)
         encoders = self._encoders_for(settings)
         if encoders.encoding_available:
             past_covariates, future_covariates = encoders.encode_train(

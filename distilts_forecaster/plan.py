@@ -170,18 +170,19 @@ class SeriesPlan:
         return self.truth, self.labelled, self.trial_truth, self.trial_labelled
 
 
-def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
+def shortened(settings: Settings, lengths: Sequence[int], has_covariates: bool = False) -> Settings:
     """Return settings that short series leave room for.
 
     A student that looks at half of a history has windows to be fitted on. A teacher says what
-    follows them, however far; without one the student forecasts a third of the history at once,
-    which it has truth for. Longer forecasts are fed back.
+    follows them, however far; without one, and with covariates, which have to be known as far, the
+    student forecasts a third of the history at once. Longer forecasts are fed back.
 
     Parameters
     ----------
     settings : Settings
     lengths : sequence of int
         Points of each series; the median counts.
+    has_covariates : bool, default False
 
     Returns
     -------
@@ -198,8 +199,8 @@ def shortened(settings: Settings, lengths: Sequence[int]) -> Settings:
     length = min(settings.input_chunk_length, max(1, n_points // 2))
     steps = settings.output_chunk_length
     if not settings.output_chunk_shift:  # else nothing can be fed back
-        alone = settings.distillation_weight == 0
-        steps = min(steps, max(1, n_points // 3 if alone else n_points))
+        near = settings.distillation_weight == 0 or has_covariates
+        steps = min(steps, max(1, n_points // 3 if near else n_points))
     weights = settings.horizon_weights
     if steps == settings.output_chunk_length:
         pass

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from distilts_forecaster.calibration import calibrate
+from distilts_forecaster import calibration
+from distilts_forecaster.calibration import _pool, calibrate
 from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.plan import Settings, plan_windows
 from distilts_forecaster.quantiles import LEVELS
@@ -131,3 +132,43 @@ def test_errors_of_neighbours_resemble_each_other_where_they_do():
     assert measured(rng.normal(size=(4000, 1)).cumsum(axis=0)).persistence > 0.6
     # Half of each error is that of the last value, which all steps share.
     assert 0.3 < measured(rng.normal(size=(4000, 1))).persistence < 0.7
+
+
+@pytest.mark.parametrize("n", [25, 29, 30])
+def test_few_errors_do_not_move_quantiles_that_are_right(n):
+    levels = (0.1, 0.5, 0.9)
+    heads = norm.ppf(levels)
+    made = []
+    for seed in range(50):
+        errors = np.random.default_rng(seed).normal(size=(n, 1, 1)) - heads
+        offsets = _pool(errors, np.empty((0, 1, 3)), heads[None], np.array([float(n)]), levels)
+        made.append(heads + offsets[0])
+    np.testing.assert_allclose(np.mean(made, axis=0), heads, atol=0.15)
+
+
+def test_a_validation_series_is_labelled_within_the_budget():
+    values = np.random.default_rng(0).normal(size=(400, 1))
+    settings = Settings(**{**vars(SETTINGS), "label_budget": 30, "distillation_weight": 1.0})
+    prepared = [prepare_series(values)]
+    labeller = Labeller(
+        NormalTeacher(1.0), MemoryStore(), T, settings.label_levels(NormalTeacher(1.0).info)
+    )
+    plans, _ = plan_windows(prepared, settings, labeller, hold_out=False)
+    labeller.n_labelled = 25
+    student = LinearForecaster(LAST)
+    calibrate(student, student, plans, [prepare_series(values)], settings, T, labeller)
+    assert labeller.n_labelled <= 31
+
+
+def test_all_held_out_windows_count_however_many_are_looked_at(monkeypatch):
+    noise = np.random.default_rng(0).normal(size=(6000, 1)) + 1.0
+    counted = []
+    original = calibration._pool
+    monkeypatch.setattr(
+        calibration, "_pool", lambda *args: counted.append(args[3][0]) or original(*args)
+    )
+    measured(noise)
+    monkeypatch.setattr(calibration, "_MOST_WINDOWS", 100)
+    measured(noise)
+    assert counted[0] == pytest.approx(6000 / 5 / T, rel=0.02)
+    assert counted[1] == pytest.approx(counted[0], rel=0.05)

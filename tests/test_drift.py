@@ -86,3 +86,24 @@ def test_what_cannot_be_measured_is_refused(teacher, values):
         model.drift_report(TimeSeries.from_values(values[:20]))
     with pytest.raises(ValueError, match="n_windows must be at least 1"):
         model.drift_report(TimeSeries.from_values(values), n_windows=0)
+
+
+def test_a_jump_does_not_hide_in_its_own_variance(teacher, values):
+    model = make(teacher, distillation_weight=0).fit(TimeSeries.from_values(values[:400]))
+    jumped = values.copy()
+    jumped[400:] = 30 + values[400:] + np.random.default_rng(0).normal(size=(200, 1))
+    assert model.drift_report(TimeSeries.from_values(jumped)).change > 2
+
+
+def test_errors_with_covariates_are_compared_with_errors_with_covariates():
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=600)
+    y = np.sin(np.arange(600) * 2 * np.pi / 12) + 2 * signal + 0.05 * rng.normal(size=600)
+    known = TimeSeries.from_values(np.r_[signal, np.zeros(T)])
+    model = make("bundled", distillation_weight=0)
+    model.fit(TimeSeries.from_values(y[:500]), future_covariates=known)
+    assert model.training_summary_.validation_error < 0.1
+    report = model.drift_report(TimeSeries.from_values(y), future_covariates=known)
+    assert 0.5 < report.change < 2.0
+    y[500:] += rng.normal(size=100)
+    assert model.drift_report(TimeSeries.from_values(y), future_covariates=known).should_refit

@@ -286,3 +286,16 @@ def test_what_comes_after_the_training_span_does_not_matter(seed, origin):
         for v in (values, other)
     ]
     np.testing.assert_array_equal(*made)
+
+
+def test_models_of_short_series_have_their_students_lengths():
+    times = pd.date_range("2000", periods=60, freq="MS")
+    series = TimeSeries.from_times_and_values(times, seasonal(60, period=12))
+    encoders = {"cyclic": {"past": ["month"], "future": ["month"]}}
+    model = DistilledForecaster(cache_dir=False, verbose=False, add_encoders=encoders).fit(series)
+    assert (model.input_chunk_length, model.output_chunk_length) == (30, 20)
+    assert len(model.predict(96)) == 96
+    model = DistilledForecaster(cache_dir=False, verbose=False).fit(series)
+    made = model.historical_forecasts(series, start=40, forecast_horizon=3, retrain=False)
+    assert len(made) == 18
+    assert model.untrained_model().input_chunk_length == 512

@@ -6,9 +6,11 @@ import pytest
 from conftest import seasonal
 from darts import TimeSeries
 from darts.metrics import ic, mae, mic, mql
-from darts.models import ConformalNaiveModel, ConformalQRModel
+from darts.models import ConformalNaiveModel, ConformalQRModel, LinearRegressionModel
 
 from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training
+from distilts_forecaster.plan import Settings
+from distilts_forecaster.teachers import TeacherInfo
 
 L, T = 24, 6
 QUANTILES = [0.05, 0.1, 0.5, 0.9, 0.95]
@@ -166,3 +168,19 @@ def test_calendar_times_are_kept(teacher):
         model.predict(3, predict_likelihood_parameters=True).start_time()
         == data.end_time() + data.freq
     )
+
+
+def test_a_validation_series_and_a_teacher_that_knows_no_gaps(teacher):
+    values = seasonal(300)
+    teaching = LinearRegressionModel(
+        lags=60, output_chunk_length=T, likelihood="quantile", quantiles=[0.1, 0.5, 0.9]
+    ).fit(TimeSeries.from_values(values))
+    model = make(teacher=teaching, teacher_context=64, cache_dir=False)
+    model.fit(TimeSeries.from_values(values[:200]), val_series=TimeSeries.from_values(values[180:]))
+    assert np.isfinite(model.predict(T).values()).all()
+
+
+@pytest.mark.parametrize("quantiles", [(0.01, 0.5, 0.99), (0.01, 0.1, 0.5, 0.9, 0.99)])
+def test_levels_beyond_a_teachers_are_asked_for_as_its_outermost(quantiles):
+    settings = Settings(L, T, student=MLP(), quantile_levels=quantiles, probabilistic=True)
+    assert settings.label_levels(TeacherInfo("x", quantile_levels=(0.1, 0.9))) == (0.1, 0.5, 0.9)

@@ -132,3 +132,19 @@ def test_what_cannot_be_asked_is_refused():
             walker().predict_quantiles(np.ones(L), None, wrong)
     with pytest.raises(ValueError, match="without future covariates: leave them out"):
         walker().predict(np.ones(L), future_covariates=np.ones((1, L + T, 1)))
+
+
+def test_what_is_fed_back_is_not_below_zero_either():
+    falling = LinearForecaster(np.zeros((1, L, T), np.float32) - 1.0 / L, nonnegative=True)
+    made = falling.predict(np.r_[np.zeros(L - 1), 40.0], 4 * T)
+    assert (made >= 0).all()
+    fed_back = np.r_[np.zeros(L - 1), 40.0, made[:T]][-L:]
+    np.testing.assert_allclose(made[T : 2 * T], falling.predict(fed_back))
+
+
+def test_there_is_no_jump_between_chunks():
+    student = walker(spread=0.1)
+    moved = replace(student, spread=replace(student.spread, offsets=student.spread.offsets + 0.5))
+    context = np.random.default_rng(0).normal(size=L)
+    median = moved.predict_quantiles(context, 2 * T, [0.5])[:, 0] - moved.predict(context, 2 * T)
+    np.testing.assert_allclose(median[T:], median[T - 1], rtol=1e-6)

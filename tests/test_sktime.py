@@ -350,8 +350,20 @@ class TestGaps:
         assert forecaster.predict(fh, X=X[200:]).notna().all(axis=None)
         quantiles = forecaster.predict_quantiles(fh, X=X[200:], alpha=[0.9, 0.1]).to_numpy()
         assert (quantiles[:, 0] > quantiles[:, 1]).all()
-        with pytest.raises(ValueError, match="a column without any"):
+        with pytest.raises(ValueError, match="a column without any value"):
             make(teacher).fit(y, X=X[:200] * np.nan)
+
+    def test_gaps_of_covariates_ahead_are_filled_from_those_before(self):
+        y = made(200)
+        X = pd.DataFrame({"x": np.arange(220.0)}, index=made(220).index)
+        forecaster = make(distillation_weight=0).fit(y, X=X[:200])
+        missing = X[200:].copy()
+        missing.iloc[0] = np.nan
+        np.testing.assert_allclose(
+            forecaster.predict([1, 2], X=missing), forecaster.predict([1, 2], X=X[200:]), rtol=1e-6
+        )
+        one = X[200:201] * np.nan
+        assert forecaster.predict([1], X=one).notna().all(axis=None)
 
     def test_a_panel_may_hold_series_of_any_length_and_some_without_values(self, teacher):
         frames = {f"s{n}": made(n, seed=n) for n in (5, 20, 40, 150)}
