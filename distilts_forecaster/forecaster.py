@@ -58,11 +58,11 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
     Parameters
     ----------
     input_chunk_length : int, default 512
-        Steps of context the student looks at, L. Where series have fewer than twice as many
-        points (the median does), half of what they have.
+        Steps of context the student looks at, L. Where series hold fewer windows than that, or
+        half of them none, half of what the median series has.
     output_chunk_length : int, default 96
-        Steps forecast at once, T. Longer forecasts feed the first ones back. Where series have
-        fewer points, as many as they have; without a teacher, a third of what they have.
+        Steps forecast at once, T. Longer forecasts feed the first ones back. Of such short series
+        at most as many as they have; without a teacher, or with covariates, a third.
     output_chunk_shift : int, default 0
         Steps between the end of the context and the first forecast step.
     teacher : str, path-like, Darts model, callable or Teacher, default "bundled"

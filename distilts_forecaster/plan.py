@@ -173,6 +173,7 @@ class SeriesPlan:
 def shortened(settings: Settings, lengths: Sequence[int], has_covariates: bool = False) -> Settings:
     """Return settings that short series leave room for.
 
+    They are short where they hold fewer windows than a context has steps, or half of them none.
     A student that looks at half of a history has windows to be fitted on. A teacher says what
     follows them, however far; without one, and with covariates, which have to be known as far, the
     student forecasts a third of the history at once. Longer forecasts are fed back.
@@ -181,7 +182,7 @@ def shortened(settings: Settings, lengths: Sequence[int], has_covariates: bool =
     ----------
     settings : Settings
     lengths : sequence of int
-        Points of each series; the median counts.
+        Points of each series; the median of them says how short they are.
     has_covariates : bool, default False
 
     Returns
@@ -194,8 +195,14 @@ def shortened(settings: Settings, lengths: Sequence[int], has_covariates: bool =
     >>> short = shortened(Settings(512, 96), [120])
     >>> short.input_chunk_length, short.output_chunk_length
     (60, 96)
+    >>> shortened(Settings(512, 96), [700] * 100).input_chunk_length
+    512
     """
     n_points = int(np.median(lengths))
+    needed = settings.input_chunk_length + settings.target_stop
+    n_windows = sum(max(0, n - needed + 1) for n in lengths)
+    if n_points >= needed and n_windows >= settings.input_chunk_length:
+        return settings
     length = min(settings.input_chunk_length, max(1, n_points // 2))
     steps = settings.output_chunk_length
     if not settings.output_chunk_shift:  # else nothing can be fed back
