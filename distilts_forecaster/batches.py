@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distilts_forecaster.gaps import fill_gaps
+from distilts_forecaster.gaps import complete
 from distilts_forecaster.windows import SOFTNESS, PreparedSeries
 
 __all__ = ["Batch", "TeacherArray", "TrainingWindows"]
@@ -207,10 +207,9 @@ class TrainingWindows:
                 known = series.future[min(start, len(series.future) - 1) : start + steps]
                 future[row, length:] = _edge_padded(known, steps, 1)
         if any(series.has_gaps for series in self.series):
-            context = fill_gaps(context, self.series[0].period)
-            unknown = np.isnan(context[:, :1])
-            context = np.where(unknown, np.float32(0.0), context)
-            truth[np.broadcast_to(unknown, truth.shape)] = np.nan
+            context, unknown = complete(context, self.series[0].period)
+            if unknown is not None:
+                truth[np.broadcast_to(unknown[:, None], truth.shape)] = np.nan
         mean = context.mean(axis=1, keepdims=True)
         context -= mean
         power = np.einsum("nlc,nlc->nc", context, context)[:, None] / length

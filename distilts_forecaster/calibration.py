@@ -159,7 +159,7 @@ def _measure(
     widths = [np.empty((0, steps, n_heads))]
     fewer = 1
     if asked is not None:
-        both = sum(int((mask & a).sum()) for (_, mask), a in zip(chosen, asked, strict=False))
+        both = sum(int((mask & a).sum()) for (_, mask), a in zip(chosen, asked, strict=True))
         fewer = max(1, both // every // _MOST_ASKED)
     for i, (series, mask) in enumerate(chosen):
         taken = np.flatnonzero(mask)[::every]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["fill_covariates", "fill_gaps"]
+__all__ = ["complete", "fill_covariates", "fill_gaps"]
 
 
 def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
@@ -51,6 +51,38 @@ def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
         done = np.where(use, seasonal, done)
     filled[window, :, component] = done
     return filled
+
+
+def complete(
+    windows: np.ndarray, period: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fill the gaps of windows, and mark the components that have no value at all.
+
+    Parameters
+    ----------
+    windows : numpy.ndarray of float, shape (N, L, C)
+        NaN means missing.
+    period : int, optional
+        Steps of a season; see :func:`fill_gaps`.
+
+    Returns
+    -------
+    filled : numpy.ndarray, shape (N, L, C)
+        Zero where nothing is known.
+    unknown : numpy.ndarray of bool, shape (N, C), or None
+        Components without any value; None if there are none.
+
+    Examples
+    --------
+    >>> filled, unknown = complete(np.array([[[1.0, np.nan], [np.nan, np.nan]]]))
+    >>> filled[0].tolist(), unknown.tolist()
+    ([[1.0, 0.0], [1.0, 0.0]], [[False, True]])
+    """
+    filled = fill_gaps(windows, period)
+    unknown = np.isnan(filled[:, 0])
+    if not unknown.any():
+        return filled, None
+    return np.where(unknown[:, None], filled.dtype.type(0.0), filled), unknown
 
 
 def _interpolate(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from statistics import NormalDist
 
 import numpy as np
 
 from distilts_forecaster.effects import Covariates
-from distilts_forecaster.gaps import fill_gaps
-from distilts_forecaster.quantiles import Spread, interpolate_levels, latent_paths
+from distilts_forecaster.gaps import complete
+from distilts_forecaster.quantiles import Spread, interpolate_levels, latent_paths, values_at
 
 __all__ = ["Forecaster"]
 
@@ -300,12 +299,12 @@ class Forecaster:
         if math.isfinite(windows.sum()) or not np.isnan(windows).any():
             made = forecast(windows, covariates)
         else:
-            filled = fill_gaps(windows, self.period)
-            unknown = np.isnan(filled[:, 0])
-            made = forecast(np.where(unknown[:, None], 0.0, filled), covariates)
-            made = np.moveaxis(made, 2, 1).astype(np.float64)  # (n, C, horizon, ...)
-            made[unknown] = np.nan
-            made = np.moveaxis(made, 1, 2)
+            filled, unknown = complete(windows, self.period)
+            made = forecast(filled, covariates)
+            if unknown is not None:
+                made = np.moveaxis(made, 2, 1).astype(np.float64)  # (n, C, horizon, ...)
+                made[unknown] = np.nan
+                made = np.moveaxis(made, 1, 2)
         return np.maximum(made, 0.0) if self.nonnegative else made
 
     def _predict(self, windows: np.ndarray, horizon: int, covariates: Covariates) -> np.ndarray:
@@ -377,7 +376,7 @@ class Forecaster:
             else:
                 shape = (steps, n, n_paths, components)
                 latent = latent_paths(rng, shape, spread.persistence).transpose(1, 2, 0, 3)
-            paths = _values_at(made, spread.levels, latent)[:, :, first:stop]
+            paths = values_at(made, spread.levels, latent)[:, :, first:stop]
             parts.append(np.maximum(paths, 0.0) if self.nonnegative else paths)
             yield parts[-1], made[:, :, first:stop]
 
@@ -440,16 +439,3 @@ def _as_given(forecasts: np.ndarray, given: int) -> np.ndarray:
     if given == 1:
         return forecasts[0, :, 0]
     return forecasts[0] if given == 2 else forecasts
-
-
-def _values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray) -> np.ndarray:
-    """Return the values (N, P, T, C) that normal numbers stand for, given quantiles (..., Q)."""
-    at = np.array([NormalDist().inv_cdf(level) for level in levels])
-    right = np.clip(np.searchsorted(at, latent), 1, len(at) - 1)
-    share = (latent - at[right - 1]) / (at[right] - at[right - 1])
-    shape = np.broadcast_shapes(quantiles.shape[:-1], latent.shape)
-    quantiles = np.broadcast_to(quantiles, (*shape, len(at)))
-    right = np.broadcast_to(right, shape)[..., None]
-    low = np.take_along_axis(quantiles, right - 1, axis=-1)[..., 0]
-    high = np.take_along_axis(quantiles, right, axis=-1)[..., 0]
-    return low + share * (high - low)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["LEVELS", "Spread", "interpolate_levels", "latent_paths"]
+__all__ = ["LEVELS", "Spread", "interpolate_levels", "latent_paths", "values_at"]
 
 #: Levels that errors are kept at; others are interpolated between them.
 LEVELS = (
@@ -49,14 +50,51 @@ def interpolate_levels(
         return values
     if len(known) == 1:
         return np.repeat(values, len(wanted), axis=-1)
-    normal = NormalDist()
-    at = np.array([normal.inv_cdf(level) for level in known])
-    z = np.array([normal.inv_cdf(level) for level in wanted])
-    right = np.clip(np.searchsorted(at, z), 1, len(at) - 1)
-    share = (z - at[right - 1]) / (at[right] - at[right - 1])
+    right, share = _between(tuple(known), _scores(tuple(wanted)))
     share = share.astype(np.result_type(values, np.float32))  # float32 stays float32
     left = values[..., right - 1]
     return left + (values[..., right] - left) * share
+
+
+def values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray) -> np.ndarray:
+    """Return the values that normal numbers stand for, given quantiles.
+
+    Parameters
+    ----------
+    quantiles : numpy.ndarray, shape (..., Q)
+    levels : sequence of float, length Q
+    latent : numpy.ndarray, shape (...)
+        Broadcast against the quantiles of one level.
+
+    Returns
+    -------
+    numpy.ndarray, shape (...)
+
+    Examples
+    --------
+    >>> values_at(np.array([-1.2816, 0.0, 1.2816]), (0.1, 0.5, 0.9), np.array([0.0, 2.0])).round(2)
+    array([0., 2.])
+    """
+    shape = np.broadcast_shapes(quantiles.shape[:-1], latent.shape)
+    quantiles = np.broadcast_to(quantiles, (*shape, len(levels)))
+    right, share = _between(tuple(levels), latent)
+    right = np.broadcast_to(right, shape)[..., None]
+    low = np.take_along_axis(quantiles, right - 1, axis=-1)[..., 0]
+    high = np.take_along_axis(quantiles, right, axis=-1)[..., 0]
+    return low + share * (high - low)
+
+
+@lru_cache(maxsize=64)
+def _scores(levels: tuple[float, ...]) -> np.ndarray:
+    """Return the quantiles of the normal distribution: computed once, asked for at each call."""
+    return np.array([NormalDist().inv_cdf(level) for level in levels])
+
+
+def _between(levels: tuple[float, ...], latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return between which levels normal numbers lie: the right one, and the share of the way."""
+    at = _scores(levels)
+    right = np.clip(np.searchsorted(at, latent), 1, len(at) - 1)
+    return right, (latent - at[right - 1]) / (at[right] - at[right - 1])
 
 
 def latent_paths(

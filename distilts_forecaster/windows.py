@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distilts_forecaster.effects import Covariates
-from distilts_forecaster.gaps import fill_gaps
+from distilts_forecaster.gaps import complete
 
 __all__ = [
     "NormalisedWindows",
@@ -409,11 +409,7 @@ def filled_contexts(
     if not series.has_gaps:
         return context_windows(series.values, origins, input_chunk_length), None
     contexts = history_windows(series.values, origins, input_chunk_length)
-    filled = fill_gaps(contexts, series.period)
-    unknown = np.isnan(filled[:, 0])
-    if not unknown.any():
-        return filled, None
-    return np.where(unknown[:, None], np.float32(0.0), filled), unknown
+    return complete(contexts, series.period)
 
 
 def target_windows(
