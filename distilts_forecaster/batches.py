@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distilts_forecaster.gaps import complete
+from distilts_forecaster.runtime.gaps import complete
 from distilts_forecaster.windows import SOFTNESS, PreparedSeries
 
 __all__ = ["Batch", "TeacherArray", "TrainingWindows"]

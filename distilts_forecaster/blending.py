@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
 from distilts_forecaster.labels import Labeller, LabelStore, open_store
 from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts, teacher_covariates
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers.base import Teacher
 from distilts_forecaster.teachers.ensemble import (
     BY_HORIZON,

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.plan import SeriesPlan, Settings, resolve_teacher_context
-from distilts_forecaster.quantiles import LEVELS, Spread, interpolate_levels
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.quantiles import LEVELS, Spread, interpolate_levels
 from distilts_forecaster.sums import held_out_windows, teacher_labels
 from distilts_forecaster.windows import (
     PreparedSeries,

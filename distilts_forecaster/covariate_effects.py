@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from distilts_forecaster.effects import Effects
 from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.effects import Effects
 from distilts_forecaster.windows import (
     PreparedSeries,
     filled_contexts,

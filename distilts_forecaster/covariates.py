@@ -11,8 +11,8 @@ from darts import TimeSeries
 from darts.typing import TimeSeriesLike
 from darts.utils.utils import n_steps_between
 
-from distilts_forecaster.gaps import fill_covariates
-from distilts_forecaster.inference import Forecaster
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.gaps import fill_covariates
 from distilts_forecaster.windows import PreparedSeries
 
 __all__ = [
@@ -291,7 +291,7 @@ def covariates_to_predict(
     -------
     dict of str to numpy.ndarray
         ``past_covariates``, ``future_covariates`` and ``static_covariates``, as
-        :meth:`~distilts_forecaster.inference.Forecaster.predict` takes them;
+        :meth:`~distilts_forecaster.runtime.base.Forecaster.predict` takes them;
         empty without covariates.
 
     Raises

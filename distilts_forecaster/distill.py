@@ -20,7 +20,6 @@ from distilts_forecaster.batches import TeacherArray
 from distilts_forecaster.blending import EnsembleLabeller, open_labeller
 from distilts_forecaster.calibration import calibrate
 from distilts_forecaster.covariate_effects import choose_penalty, fit_effects
-from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller, cache_folder
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import (
@@ -31,8 +30,10 @@ from distilts_forecaster.plan import (
     plan_windows,
     resolve_teacher_context,
 )
-from distilts_forecaster.quantiles import interpolate_levels
+from distilts_forecaster.provenance import describe
 from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.quantiles import interpolate_levels
 from distilts_forecaster.students.linear import (
     RIDGE_GRID,
     Choice,
@@ -46,6 +47,7 @@ from distilts_forecaster.sums import (
     accumulate_validation,
     held_out_windows,
     impute_truth,
+    naive_error,
 )
 from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.teachers.load import load_teacher
@@ -128,6 +130,8 @@ class TrainingSummary:
         variance, of the chosen settings (fitted without the held-out windows).
     validation_error_without_teacher : float or None
         The same for the best ridge with alpha = 0.
+    naive_validation_error : float or None
+        That of repeating the last season of the context (the last value, where there is none).
     seconds : dict of str to float
         Time for each stage: ``"teacher"``, ``"sums"`` (windows, cache and Gram
         sums), ``"choice"``, ``"solve"`` or ``"training"``.
@@ -153,6 +157,7 @@ class TrainingSummary:
     epochs: tuple[Epoch, ...] = field(default=(), repr=False)
     best_epoch: int | None = None
     teacher_weights: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
+    naive_validation_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,12 +213,16 @@ def fit_student(
     folder = cache_folder(cache_dir)
     checkpoints = None if folder is None else folder / "training"
     if settings.distillation_weight == 0:
-        return distill(series, settings, None, validation, verbose, checkpoints, warm)
+        result = distill(series, settings, None, validation, verbose, checkpoints, warm)
+        info = describe(series, settings, None, result.summary)
+        return replace(result, student=result.student.with_info(info))
     loaded = load_teacher(teacher)
     if series[0].past is not None or series[0].future is not None:
         _tell_of_covariates(loaded.info)
     with open_labeller(loaded, settings, cache_dir) as labeller:
-        return distill(series, settings, labeller, validation, verbose, checkpoints, warm)
+        result = distill(series, settings, labeller, validation, verbose, checkpoints, warm)
+    info = describe(series, settings, loaded.info, result.summary)
+    return replace(result, student=result.student.with_info(info))
 
 
 def _tell_of_covariates(info: TeacherInfo) -> None:
@@ -385,6 +394,7 @@ def distill(
         ridge=float(chosen.ridge),
         validation_horizon=horizon,
         validation_error_without_teacher=chosen.error_without_teacher,
+        naive_validation_error=naive_error(plans, validation, settings, horizon),
         seconds={
             "teacher": labeller.seconds if labeller else 0.0,
             "sums": summed - started - teacher_seconds,

@@ -12,9 +12,9 @@ import numpy as np
 
 from distilts_forecaster.blending import open_labeller
 from distilts_forecaster.distill import TrainingSummary
-from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.plan import Settings, resolve_teacher_context
+from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.sums import teacher_labels
 from distilts_forecaster.teachers.load import load_teacher
 from distilts_forecaster.windows import (

@@ -132,7 +132,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
 
     Attributes
     ----------
-    student_ : LinearForecaster or NetworkForecaster
+    student_ : LinearForecaster, NetworkForecaster or ModuleForecaster
         The fitted student.
     training_summary_ : TrainingSummary
         Windows seen and labelled, labels found in the cache, chosen settings,
@@ -231,7 +231,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         ----------
         series : TimeSeries or sequence of TimeSeries
             At least twenty points are sensible, four are needed. NaN means missing: gaps of a
-            context are filled (see :func:`~distilts_forecaster.gaps.fill_gaps`), a missing
+            context are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`), a missing
             truth counts in no loss; windows with less than a quarter of their context, or no
             truth, are left out. Numeric static covariates that differ are used.
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
@@ -333,7 +333,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None
-        self.student_ = result.student
+        self.student_ = self._with_facts(result.student, series, past_covariates, future_covariates)
         self.training_summary_ = result.summary
         self._n_components = values[0].shape[1]
         self._scales = [(one.location, one.spread) for one in prepared]
@@ -360,7 +360,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         series : TimeSeries or sequence of TimeSeries, optional
             What to forecast; by default the series the model was fitted on. Gaps, and what is
             missing before a series that is shorter than the context, are filled (see
-            :func:`~distilts_forecaster.gaps.fill_gaps`).
+            :func:`~distilts_forecaster.runtime.gaps.fill_gaps`).
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
             If the model was fitted with some; by default those. Past covariates must reach to
             the end of the series (and ``n - output_chunk_length`` steps on, if that is
@@ -480,7 +480,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         ValueError
             If the model is not fitted, or the series are too short.
         """
-        if not self._fit_called:
+        if not hasattr(self, "training_summary_"):
             raise ValueError("The model must be fitted before it can drift: call fit first.")
         check_integer("n_windows", n_windows, at_least=1)
         values = check_series("series", series, 1, n_components=self._n_components)

@@ -19,10 +19,10 @@ from distilts_forecaster.covariate_effects import covariate_scale
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import Objective
 from distilts_forecaster.plan import SeriesPlan, Settings, teacher_contexts
-from distilts_forecaster.runtime import Forecaster, LinearForecaster
-from distilts_forecaster.students.forecaster import NetworkForecaster, build_network
+from distilts_forecaster.runtime import Forecaster
+from distilts_forecaster.students.forecaster import as_forecaster, build_network
 from distilts_forecaster.students.linear import Choice, Linear, WindowSums, solve
-from distilts_forecaster.students.networks import DLinearNetwork, MLPNetwork
+from distilts_forecaster.students.networks import MLPNetwork
 from distilts_forecaster.students.training import (
     Trained,
     call_network,
@@ -422,22 +422,17 @@ def _start(
 
 
 def _wrap(network: nn.Module, settings: Settings, windows: TrainingWindows) -> Forecaster:
-    """Return what predicts: one matrix where the network is one."""
-    shift = settings.output_chunk_shift
-    period = windows.series[0].period
-    if isinstance(network, DLinearNetwork):
-        folded = network.fold().float().numpy()[None]
-        return LinearForecaster(folded, shift, period, settings.nonnegative)
-    return NetworkForecaster(
+    """Return what forecasts."""
+    return as_forecaster(
         network,
         settings.student,  # type: ignore[arg-type]
         settings.input_chunk_length,
         settings.output_chunk_length,
-        shift,
+        settings.output_chunk_shift,
         settings.head_levels,
         windows.past_scale,
         windows.future_scale,
         windows.static_scale,
-        period=period,
-        nonnegative=settings.nonnegative,
+        windows.series[0].period,
+        settings.nonnegative,
     )

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers.base import HiddenTeacher, Teacher, ask
 from distilts_forecaster.teachers.identity import cache_identity
 

@@ -11,7 +11,7 @@ import pandas as pd
 from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import ForecastingHorizon
 
-from distilts_forecaster.gaps import fill_covariates
+from distilts_forecaster.runtime.gaps import fill_covariates
 
 __all__ = ["Instance", "covariates_ahead", "steps_ahead", "take_apart"]
 

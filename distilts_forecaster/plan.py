@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
-from distilts_forecaster.gaps import fill_gaps
 from distilts_forecaster.labels import Labeller
 from distilts_forecaster.objective import HorizonWeights, resolve_horizon_weights
+from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.gaps import fill_gaps
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
 from distilts_forecaster.teachers.base import TeacherInfo

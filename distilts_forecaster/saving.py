@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
+
+from darts import TimeSeries
+from darts.typing import TimeSeriesLike
 
 from distilts_forecaster.distill import TrainingSummary
-from distilts_forecaster.effects import Effects
-from distilts_forecaster.inference import Forecaster
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import Settings
-from distilts_forecaster.quantiles import Spread
-from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.provenance import as_json, with_data
+from distilts_forecaster.runtime import Forecaster, LinearForecaster, NetworkForecaster
+from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.shipping import Shippable, as_student, recall_parameters, recall_summary
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.settings import (
     MLP,
@@ -27,14 +32,7 @@ from distilts_forecaster.students.settings import (
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 from distilts_forecaster.teachers.ensemble import Ensemble
 
-__all__ = [
-    "SAVED",
-    "PackedStudent",
-    "PortableModel",
-    "pack_student",
-    "portable_parameters",
-    "unpack_student",
-]
+__all__ = ["SAVED", "PortableModel", "portable_parameters"]
 
 #: Classes that a saved model may name.
 SAVED = (
@@ -48,6 +46,7 @@ SAVED = (
     LinearForecaster,
     MLP,
     Network,
+    NetworkForecaster,
     Settings,
     Spread,
     TeacherInfo,
@@ -55,48 +54,6 @@ SAVED = (
     Training,
     TrainingSummary,
 )
-
-
-def pack_student(student: Forecaster) -> Any:
-    """Return what to pickle of a student: arrays and settings, nothing of torch's.
-
-    Parameters
-    ----------
-    student : Forecaster
-
-    Returns
-    -------
-    LinearForecaster or dict
-    """
-    # A network says how to be built again; a matrix is what it is.
-    return student if isinstance(student, LinearForecaster) else student.state()  # type: ignore[attr-defined]
-
-
-def unpack_student(packed: Any) -> Forecaster:
-    """Return the student that :func:`pack_student` packed.
-
-    Parameters
-    ----------
-    packed : LinearForecaster or dict
-
-    Returns
-    -------
-    Forecaster
-
-    Raises
-    ------
-    ImportError
-        If it is a network and torch is not installed.
-    """
-    if isinstance(packed, LinearForecaster):
-        return packed
-    try:
-        from distilts_forecaster.students.forecaster import NetworkForecaster
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'This student needs {error.name}: pip install "distilts-forecaster[torch]"'
-        ) from error
-    return NetworkForecaster.from_state(packed)
 
 
 def _portable_teacher(teacher: Any) -> Any:
@@ -142,33 +99,111 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     return portable
 
 
-class PackedStudent:
-    """Mixin of facades: pickles and copies ``student_`` without torch's classes."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pack the student."""
-        state = dict(super().__getstate__() or {})  # type: ignore[call-overload]
-        state.pop("_warm", None)  # sums that only save time
-        if "student_" in state:
-            state["student_"] = pack_student(state["student_"])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the student again."""
-        state = dict(state)
-        if "student_" in state:
-            state["student_"] = unpack_student(state["student_"])
-        if hasattr(super(), "__setstate__"):
-            super().__setstate__(state)  # type: ignore[misc]
-        else:
-            self.__dict__.update(state)
+def _first(times: list[Any], last: bool = False) -> Any:
+    """Return the first of all times, or the last; None where some are numbers and some are not."""
+    if len({isinstance(one, int) for one in times}) > 1:
+        return None
+    return max(times) if last else min(times)
 
 
-class PortableModel(PackedStudent):
+class PortableModel(Shippable):
     """Mixin of the Darts facade: what is saved of it, and what is copied."""
 
     model_params: Any
     _settings: Settings
+    _static_names: list[str]
+    _lengths: tuple[int, int] | None
+
+    @classmethod
+    def from_student(
+        cls, student: Forecaster | str | os.PathLike, add_encoders: dict[str, Any] | None = None
+    ) -> Self:
+        """Return a fitted model around a student: for forecasts and backtests without a teacher.
+
+        Parameters
+        ----------
+        student : Forecaster, str or path-like
+            A student, a directory that :meth:`save_student` wrote, or a name on the hub.
+        add_encoders : dict, optional
+            Those that the student was fitted with; needed only where they hold functions or
+            transformers, which are not saved.
+
+        Returns
+        -------
+        DistilledForecaster
+            Without a series to forecast: ``predict(n, series=...)``. Fitted again, it would learn
+            as the student did; the teacher is found if it was given by name.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            If it is no student; see :func:`~distilts_forecaster.load_student`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from darts import TimeSeries
+        >>> from distilts_forecaster import DistilledForecaster, LinearForecaster
+        >>> student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32))
+        >>> model = DistilledForecaster.from_student(student)
+        >>> model.predict(2, series=TimeSeries.from_values(np.arange(1.0, 5.0))).values().ravel()
+        array([2.5, 2.5])
+        """
+        student = as_student(student)
+        info: Mapping[str, Any] = student.info or {}
+        told = info.get("darts") or {}
+        encoders = told.get("add_encoders") if add_encoders is None else add_encoders
+        parameters = recall_parameters(student)
+        if student.spread is not None:
+            settings = info.get("settings") or {}
+            wanted = settings.get("quantile_levels") or ()
+            parameters["quantiles"] = wanted if len(wanted) > 1 else list(student.spread.levels)
+        parameters["output_chunk_shift"] = student.output_chunk_shift
+        model = cls(**parameters, add_encoders=encoders)  # type: ignore[call-arg]
+        model._adopt(student, told.get("static_covariates") or [])
+        return model
+
+    def _adopt(self, student: Forecaster, static_names: list[str]) -> None:
+        """Be fitted, with this student."""
+        n_past, n_future, n_static = student.n_covariates
+        if n_static != len(static_names):
+            raise ValueError(
+                f"The student needs {n_static} static covariates, and does not say which: it was "
+                "not fitted by this facade. Call student.predict with arrays."
+            )
+        self.student_ = student
+        summary = recall_summary(student)
+        if summary is not None:
+            self.training_summary_ = summary
+        self._lengths = (student.input_chunk_length, student.output_chunk_length)
+        self._n_components = student.n_components
+        self._scales: list[Any] = []
+        self._static_names = static_names
+        self._uses_past_covariates, self._uses_future_covariates = n_past > 0, n_future > 0
+        self._expect_past_covariates, self._expect_future_covariates = n_past > 0, n_future > 0
+        self._uses_static_covariates = self._expect_static_covariates = n_static > 0
+        self.encoders = self._encoders_for(self._settings)  # type: ignore[attr-defined]
+        self._fit_called = True
+
+    def _with_facts(
+        self, student: Forecaster, series: TimeSeriesLike, past: Any, future: Any
+    ) -> Forecaster:
+        """Add what only Darts knows to what the student says of itself."""
+        every = [series] if isinstance(series, TimeSeries) else series
+        covariates = [c if isinstance(c, TimeSeries) else c[0] for c in (past, future) if c]
+        info = with_data(
+            student.info,
+            start=_first([one.start_time() for one in every]),
+            end=_first([one.end_time() for one in every], last=True),
+            freq=every[0].freq_str,
+            components=list(map(str, every[0].components)),
+            covariates=[str(name) for one in covariates for name in one.components],
+        )
+        encoders = self.model_params["add_encoders"]
+        told: dict[str, Any] = {"static_covariates": self._static_names}
+        if as_json(encoders) == encoders:  # no functions, no transformers
+            told["add_encoders"] = encoders
+        return student.with_info({**info, "darts": told})
 
     def __copy__(self) -> PortableModel:
         """Copy everything, the teacher too."""
@@ -188,11 +223,11 @@ class PortableModel(PackedStudent):
         A teacher given by name stays with the model. One given as an object (a function, a
         Darts model) is replaced by a reference: the loaded model forecasts, and says that the
         teacher is missing when it is to be fitted again. A function given as
-        ``horizon_weights`` is replaced by its weights, a network by its weights' arrays.
+        ``horizon_weights`` is replaced by its weights.
         """
         parameters = portable_parameters(self.model_params)
         weights = parameters["horizon_weights"]
-        return super().__getstate__() | {
+        return self.__dict__ | {
             "_model_params": parameters,
             "_settings": replace(self._settings, horizon_weights=weights),
             "_warm": None,

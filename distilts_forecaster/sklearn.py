@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from distilts_forecaster.distill import TrainingSummary, fit_student
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.runtime import Forecaster
-from distilts_forecaster.saving import PackedStudent
+from distilts_forecaster.shipping import Shippable
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import check_cache_dir, make_settings, warn_of_levels
 from distilts_forecaster.windows import prepare_rows
@@ -21,7 +21,7 @@ from distilts_forecaster.windows import prepare_rows
 __all__ = ["DistilledRegressor"]
 
 
-class DistilledRegressor(PackedStudent, RegressorMixin, BaseEstimator):
+class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
     """Multi-output regression on windows, with a teacher that knows time series.
 
     Each row of ``X`` is a context, oldest value first; each row of ``y`` the values that
@@ -47,7 +47,7 @@ class DistilledRegressor(PackedStudent, RegressorMixin, BaseEstimator):
 
     Attributes
     ----------
-    student_ : LinearForecaster or NetworkForecaster
+    student_ : LinearForecaster, NetworkForecaster or ModuleForecaster
     training_summary_ : TrainingSummary
     n_features_in_ : int
         Length of the context, L.

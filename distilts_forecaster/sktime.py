@@ -16,7 +16,9 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from distilts_forecaster.distill import fit_student
 from distilts_forecaster.objective import HorizonWeights
 from distilts_forecaster.panels import Instance, covariates_ahead, steps_ahead, take_apart
-from distilts_forecaster.saving import PackedStudent
+from distilts_forecaster.provenance import with_data
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.shipping import Shippable, as_student, recall_parameters, recall_summary
 from distilts_forecaster.students.settings import MLP, Network, Training
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import (
@@ -41,7 +43,7 @@ _CONTEXT, _HORIZON = 512, 96
 _FITTED = ["student_", "training_summary_", "covariate_names_"]
 
 
-class DistilledForecaster(PackedStudent, BaseForecaster):
+class DistilledForecaster(Shippable, BaseForecaster):
     """A tiny forecaster that has learned from a time-series foundation model.
 
     ``fit`` asks the teacher for forecasts on windows of ``y`` and fits the student to the
@@ -78,7 +80,7 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
 
     Attributes
     ----------
-    student_ : LinearForecaster or NetworkForecaster
+    student_ : LinearForecaster, NetworkForecaster or ModuleForecaster
         The fitted student.
     training_summary_ : TrainingSummary
         Windows, labels found in the cache, chosen settings, errors, seconds.
@@ -92,8 +94,8 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
     and in units of the context's standard deviation. Beyond T sample paths are fed back.
 
     NaN means missing. Gaps of a context, and what is missing before a history that is shorter,
-    are filled (see :func:`~distilts_forecaster.gaps.fill_gaps`); a missing truth counts in no
-    loss. In-sample forecasts are made one step ahead, from what came before;
+    are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); a missing truth counts in
+    no loss. In-sample forecasts are made one step ahead, from what came before;
     the first step of a series has nothing before it, and is forecast by itself.
 
     ``X`` is known over the horizon, its gaps are interpolated, and a teacher that takes
@@ -185,6 +187,66 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         """Say whether the student takes covariates."""
         takes = not isinstance(check_student(self.student), Network)
         self.set_tags(**{"capability:exogenous": takes})
+
+    @classmethod
+    def from_student(
+        cls, student: Forecaster | str | os.PathLike, covariate_names: Sequence[Any] | None = None
+    ) -> DistilledForecaster:
+        """Return a pretrained forecaster around a student: ``fit`` asks no teacher.
+
+        Parameters
+        ----------
+        student : Forecaster, str or path-like
+            A student, a directory that :meth:`save_student` wrote, or a name on the hub.
+        covariate_names : sequence, optional
+            The columns of ``X`` that it was fitted with, where it was fitted by another facade.
+
+        Returns
+        -------
+        DistilledForecaster
+            ``fit(y, fh)`` says what to forecast from.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            If it is no student (see :func:`~distilts_forecaster.load_student`), or one that this
+            facade cannot run: with past or static covariates, or shifted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from distilts_forecaster import LinearForecaster
+        >>> from distilts_forecaster.sktime import DistilledForecaster
+        >>> student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32))
+        >>> y = pd.Series([1.0, 2.0, 3.0, 4.0])
+        >>> DistilledForecaster.from_student(student).fit(y, fh=[1, 2]).predict().tolist()
+        [2.5, 2.5]
+        """
+        student = as_student(student)
+        n_past, n_future, n_static = student.n_covariates
+        if n_past or n_static or student.output_chunk_shift:
+            raise ValueError(
+                "This student needs past or static covariates, or is shifted "
+                f"({n_past}, {n_static}, {student.output_chunk_shift}), of which sktime knows "
+                "nothing: use DistilledForecaster.from_student of Darts, or student.predict."
+            )
+        told = (student.info or {}).get("sktime") or {}
+        names = told.get("covariate_names") if covariate_names is None else list(covariate_names)
+        if len(names or []) != n_future:
+            raise ValueError(
+                f"The student was fitted with {n_future} covariates, got the names {names}: give "
+                'covariate_names=["the", "columns", "of X"].'
+            )
+        forecaster = cls(**recall_parameters(student))
+        forecaster.student_ = student
+        summary = recall_summary(student)
+        if summary is not None:
+            forecaster.training_summary_ = summary
+        forecaster.covariate_names_ = names
+        forecaster._pretrained_attrs = list(_FITTED)
+        forecaster._state = "pretrained"
+        return forecaster
 
     def _pretrain(
         self, y: pd.DataFrame, X: pd.DataFrame | None = None, fh: ForecastingHorizon | None = None
@@ -278,7 +340,14 @@ class DistilledForecaster(PackedStudent, BaseForecaster):
         result = fit_student(
             prepared, settings, teacher, self.cache_dir, verbose=self.verbose, warm=warm
         )
-        self.student_ = result.student
+        info = with_data(
+            result.student.info,
+            start=min(one.times[0] for one in known),
+            end=max(one.times[-1] for one in known),
+            covariates=None if columns is None else list(map(str, columns)),
+        )
+        told = {"covariate_names": None if columns is None else list(map(str, columns))}
+        self.student_ = result.student.with_info({**info, "sktime": told})
         self.training_summary_ = result.summary
         self.covariate_names_ = columns
         return self

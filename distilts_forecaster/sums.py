@@ -34,6 +34,7 @@ __all__ = [
     "cut",
     "held_out_windows",
     "impute_truth",
+    "naive_error",
     "teacher_labels",
 ]
 
@@ -43,6 +44,8 @@ _MOST_PASSES = 10
 #: Rows with missing truth that are validated on at most, evenly spread.
 _MOST_PARTIAL_ROWS = 2000
 
+#: Held-out windows, or up to twice as many, that the naive error is measured on.
+_NAIVE_WINDOWS = 2000
 
 #: Called with a series' index, origins and labels (n, T, C, Q) in units of its values.
 OnLabels = Callable[[int, np.ndarray, np.ndarray], object]
@@ -420,6 +423,46 @@ def held_out_windows(
         return [(plan.series, plan.validation) for plan in plans]
     length, shift = settings.input_chunk_length, settings.output_chunk_shift
     return [(s, usable_windows(s, length, shift + horizon, shift)) for s in validation]
+
+
+def naive_error(
+    plans: Sequence[SeriesPlan],
+    validation: Sequence[PreparedSeries] | None,
+    settings: Settings,
+    horizon: int,
+) -> float | None:
+    """Return the error of repeating the last season, on held-out windows.
+
+    Parameters
+    ----------
+    plans : sequence of SeriesPlan
+    validation : sequence of PreparedSeries, optional
+    settings : Settings
+    horizon : int
+        Steps held out.
+
+    Returns
+    -------
+    float or None
+        Mean squared error in units of each series' variance, of at most some thousand windows,
+        evenly spread; None where nothing is held out.
+    """
+    length, shift = settings.input_chunk_length, settings.output_chunk_shift
+    chosen = held_out_windows(plans, validation, settings, horizon) if horizon else []
+    every = max(1, sum(int(mask.sum()) for _, mask in chosen) // _NAIVE_WINDOWS)
+    total, count = 0.0, 0
+    for series, mask in chosen:
+        period = series.period or 1
+        places = length - period + (np.arange(horizon) + shift) % period
+        for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
+            contexts, unknown = filled_contexts(series, origins, length)
+            truth = target_windows(series.values, origins, horizon, shift)
+            errors = (contexts[:, places] - truth) ** 2
+            if unknown is not None:
+                errors[np.repeat(unknown[:, None], horizon, axis=1)] = np.nan
+            total += float(np.nansum(errors, dtype=np.float64))
+            count += int(np.isfinite(errors).sum())
+    return total / count if count else None
 
 
 def _empty_sums(series: PreparedSeries, settings: Settings, n_outputs: int) -> WindowSums:

@@ -464,7 +464,7 @@ def check_series(
     return values
 
 
-def check_components(series: Any, index: int, n_components: int) -> np.ndarray:
+def check_components(series: Any, index: int, n_components: int | None) -> np.ndarray:
     """Return the values of a series like those that a model was fitted on.
 
     Parameters
@@ -472,8 +472,8 @@ def check_components(series: Any, index: int, n_components: int) -> np.ndarray:
     series : TimeSeries
     index : int
         Of the series among those of the call, for messages.
-    n_components : int
-        Of the model.
+    n_components : int or None
+        Of the model; None for any.
 
     Returns
     -------
@@ -485,17 +485,17 @@ def check_components(series: Any, index: int, n_components: int) -> np.ndarray:
         If it has other components, or samples.
     """
     values = series.all_values(copy=False)
-    if values.shape[1] != n_components or values.shape[2] != 1:
+    if n_components not in (None, values.shape[1]) or values.shape[2] != 1:
         raise ValueError(
             f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
-            f"the model was fitted on {n_components} components and forecasts "
+            f"the model was fitted on {n_components or 'any'} components and forecasts "
             "deterministic series."
         )
     return values[:, :, 0]
 
 
 def check_context(
-    series: Any, index: int, n_components: int, input_chunk_length: int
+    series: Any, index: int, n_components: int | None, input_chunk_length: int
 ) -> np.ndarray:
     """Return the last steps of a series to forecast.
 

@@ -55,6 +55,10 @@ class WarmStart:
         self._scales = [(one.location, one.spread) for one in prepared]
         return prepared
 
+    def __reduce__(self) -> tuple[type[WarmStart], tuple[()]]:
+        """Copy and pickle as one that remembers nothing: it only saves time."""
+        return WarmStart, ()
+
     def recall(self, content: Sequence[Any], make: Callable[[], Any]) -> Any:
         """Return what was made of this content before, or make it now.
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
-from distilts_forecaster.gaps import complete
+from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.gaps import complete
 
 __all__ = [
     "NormalisedWindows",

@@ -6,8 +6,8 @@ from distilts_forecaster import calibration
 from distilts_forecaster.calibration import _pool, calibrate
 from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.plan import Settings, plan_windows
-from distilts_forecaster.quantiles import LEVELS
 from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.quantiles import LEVELS
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo
 from distilts_forecaster.windows import prepare_series

@@ -9,8 +9,8 @@ from darts import TimeSeries
 from darts.models import LinearRegressionModel
 
 from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training, distill
-from distilts_forecaster.effects import Covariates
 from distilts_forecaster.labels import Labeller, MemoryStore
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo, load_teacher
 
 L, T = 24, 6

@@ -21,7 +21,7 @@ from distilts_forecaster.students import (  # noqa: E402
     Network,
     Training,
 )
-from distilts_forecaster.students.forecaster import NetworkForecaster, build_network  # noqa: E402
+from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
 from distilts_forecaster.students.training import train  # noqa: E402
 from distilts_forecaster.sums import accumulate  # noqa: E402
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo  # noqa: E402
@@ -123,7 +123,7 @@ def train_on_all(values, student, teacher, alpha, tau):
     network = build_network(student, L, T)
     objective = Objective(alpha, exponential_weights(T, tau))
     record = train(network, windows, objective, student.training, seed=0)
-    return NetworkForecaster(network, student, L, T), record
+    return as_forecaster(network, student, L, T), record
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,11 @@ def test_hidden_states_of_an_aligned_student_predict_the_teachers():
         found = fit(values, student, teacher, alignment="factorised", alignment_weight=beta)
         scaled = contexts - contexts.mean(axis=1, keepdims=True)
         scaled = (scaled / scaled.std(axis=1, keepdims=True)).astype(np.float32)
+        network = build_network(student, L, T)
+        arrays = found.student.arrays
+        network.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
         with torch.no_grad():
-            states = found.student.network(torch.from_numpy(scaled))[1][:, 0].numpy()
+            states = network.eval()(torch.from_numpy(scaled))[1][:, 0].numpy()
         inputs = np.column_stack([states, np.ones(300)])
         fitted = np.linalg.lstsq(inputs[::2], hidden[::2], rcond=1e-3)[0]
         error = (inputs[1::2] @ fitted - hidden[1::2]).var() / hidden[1::2].var()

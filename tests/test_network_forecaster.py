@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.quantiles import Spread  # noqa: E402
+from distilts_forecaster.runtime.quantiles import Spread  # noqa: E402
 from distilts_forecaster.students import MLP, DLinear, ITransformer, Network  # noqa: E402
-from distilts_forecaster.students.forecaster import NetworkForecaster, build_network  # noqa: E402
+from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
 
 L, T = 24, 6
 KINDS = {
@@ -28,7 +28,7 @@ def make(kind, n_quantiles=1, shift=0):
         torch.nn.init.normal_(parameter, std=0.2)
     levels = (0.5,) if n_quantiles == 1 else (0.1, 0.5, 0.9)
     spread = Spread(np.zeros((T, n_quantiles), np.float32), levels, 0.5)
-    return NetworkForecaster(network, KINDS[kind], L, T, shift, levels, spread=spread)
+    return as_forecaster(network, KINDS[kind], L, T, shift, levels).with_spread(spread)
 
 
 STUDENTS = {kind: make(kind) for kind in KINDS}
@@ -62,7 +62,7 @@ def test_a_batch_forecasts_as_each_window_by_itself(kind):
 def test_large_batches_are_forecast_in_parts(monkeypatch):
     contexts = windows(9)
     whole = STUDENTS["mlp"].predict(contexts)
-    monkeypatch.setattr("distilts_forecaster.students.forecaster._ROWS_PER_CHUNK", 6)
+    monkeypatch.setattr("distilts_forecaster.runtime.networks._ROWS_PER_CHUNK", 6)
     np.testing.assert_allclose(STUDENTS["mlp"].predict(contexts), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -78,15 +78,37 @@ def test_longer_forecasts_feed_the_first_ones_back(kind):
 
 
 @kinds
-@pytest.mark.parametrize("n_quantiles", [1])
-def test_a_students_state_is_all_of_it_and_holds_nothing_of_torch(kind, n_quantiles):
-    student = make(kind, n_quantiles, shift=2)
-    content = pickle.dumps(student.state())
+def test_a_pickled_student_is_the_same_and_holds_nothing_of_torch(kind):
+    student = make(kind, shift=2)
+    content = pickle.dumps(student)
     assert b"torch" not in content
-    again = NetworkForecaster.from_state(pickle.loads(content))
+    again = pickle.loads(content)
     np.testing.assert_array_equal(again.predict(windows()), student.predict(windows()))
     assert again.output_chunk_shift == 2
     assert again.n_parameters == student.n_parameters
+
+
+@pytest.mark.parametrize("n_covariates", [(0, 0, 0), (2, 5, 3)])
+@pytest.mark.parametrize("kind", ["mlp", "itransformer"])
+def test_numpy_computes_what_torch_does(kind, n_covariates):
+    torch.manual_seed(0)
+    network = build_network(KINDS[kind], L, T, 3, n_covariates).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    scales = [np.stack([np.zeros(n), np.ones(n)]) if n else None for n in n_covariates]
+    student = as_forecaster(network, KINDS[kind], L, T, 0, (0.1, 0.5, 0.9), *scales)
+    rng = np.random.default_rng(0)
+    shapes = [(4, L, 3)] + [
+        shape if shape[-1] else None
+        for shape in zip(
+            (4, 4, 4), (L, L + T, 3), n_covariates, strict=True
+        )
+    ]  # fmt: skip
+    given = [None if s is None else rng.normal(size=s).astype(np.float32) for s in shapes]
+    with torch.no_grad():
+        expected, _ = network(*(None if g is None else torch.from_numpy(g) for g in given))
+    made = student._run(*given)
+    np.testing.assert_allclose(made, expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "itransformer"])
@@ -112,7 +134,7 @@ def test_a_point_network_may_leave_out_the_axis_of_quantiles():
         def forward(self, context):
             return context[:, -1:].expand(-1, T, -1)
 
-    student = NetworkForecaster(Point(), Network(lambda *sizes: Point()), L, T)
+    student = as_forecaster(Point(), Network(lambda *sizes: Point()), L, T)
     contexts = windows()
     np.testing.assert_allclose(
         student.predict(contexts), np.repeat(contexts[:, -1:], T, axis=1), rtol=1e-5, atol=1e-6

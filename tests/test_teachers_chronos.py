@@ -11,7 +11,7 @@ from darts import TimeSeries
 
 from benchmarks import bolt
 from distilts_forecaster import DistilledForecaster
-from distilts_forecaster.effects import Covariates
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers import chronos as adapter
 from distilts_forecaster.teachers import load_teacher
 

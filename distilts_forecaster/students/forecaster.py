@@ -1,24 +1,22 @@
-"""Run a student that is a network: torch, without gradients."""
+"""From what was trained to what forecasts: NumPy, or torch for a network of the user's own."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from distilts_forecaster.effects import Covariates
-from distilts_forecaster.inference import Forecaster
-from distilts_forecaster.quantiles import Spread
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.linear import LinearForecaster
+from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster, ScaledForecaster
+from distilts_forecaster.runtime.quantiles import Spread
 from distilts_forecaster.students.networks import DLinearNetwork, ITransformerNetwork, MLPNetwork
 from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
 
-__all__ = ["NetworkForecaster", "build_network"]
-
-#: Rows (windows times components) forecast at once: bounds the memory of a large batch.
-_ROWS_PER_CHUNK = 8192
+__all__ = ["ModuleForecaster", "as_forecaster", "build_network"]
 
 
 def build_network(
@@ -82,10 +80,20 @@ def build_network(
     return network
 
 
-class NetworkForecaster(Forecaster):
-    """A fitted network: ``mean + deviation * network((context - mean) / deviation)``.
-
-    Commutes with shift and scale of each component, whatever the network is.
+def as_forecaster(
+    network: nn.Module,
+    settings: DLinear | ITransformer | MLP | Network,
+    input_chunk_length: int,
+    output_chunk_length: int,
+    output_chunk_shift: int = 0,
+    quantile_levels: tuple[float, ...] = (0.5,),
+    past_scale: np.ndarray | None = None,
+    future_scale: np.ndarray | None = None,
+    static_scale: np.ndarray | None = None,
+    period: int | None = None,
+    nonnegative: bool = False,
+) -> Forecaster:
+    """Return what forecasts as a fitted network does.
 
     Parameters
     ----------
@@ -95,42 +103,81 @@ class NetworkForecaster(Forecaster):
         What it was built from.
     input_chunk_length, output_chunk_length, output_chunk_shift : int
     quantile_levels : tuple of float, default (0.5,)
-        Those that the network forecasts, with the median among them.
     past_scale, future_scale, static_scale : numpy.ndarray, shape (2, ...), optional
-        Mean and standard deviation of the covariates that it was fitted with.
-    n_components : int, optional
-        Components that a window must have; by default any number.
     period : int, optional
     nonnegative : bool, default False
-    spread : Spread, optional
-        See :class:`~distilts_forecaster.inference.Forecaster`.
+        See :class:`~distilts_forecaster.runtime.networks.ScaledForecaster`.
+
+    Returns
+    -------
+    LinearForecaster, NetworkForecaster or ModuleForecaster
+        Without torch for all but the user's own modules.
 
     Examples
     --------
     >>> settings = DLinear(kernel_size=None)
-    >>> student = NetworkForecaster(build_network(settings, 8, 2), settings, 8, 2)
+    >>> student = as_forecaster(build_network(settings, 8, 2), settings, 8, 2)
     >>> student.predict(np.full(8, 5.0))  # a constant goes on
     array([5., 5.])
+    """
+    if isinstance(network, DLinearNetwork):
+        folded = network.fold().float().numpy()[None]
+        return LinearForecaster(folded, output_chunk_shift, period, nonnegative)
+    common: dict[str, Any] = {
+        "input_chunk_length": input_chunk_length,
+        "output_chunk_length": output_chunk_length,
+        "output_chunk_shift": output_chunk_shift,
+        "quantile_levels": quantile_levels,
+        "past_scale": past_scale,
+        "future_scale": future_scale,
+        "static_scale": static_scale,
+        "period": period,
+        "nonnegative": nonnegative,
+    }
+    if not isinstance(settings, (MLP, ITransformer)):
+        return ModuleForecaster(network, **common)
+    kind = type(settings).__name__.lower()
+    return NetworkForecaster(
+        kind=kind,
+        sizes={name: getattr(settings, name) for name in SIZES[kind]},
+        arrays={n: v.float().cpu().numpy().copy() for n, v in network.state_dict().items()},
+        **common,
+    )
+
+
+class ModuleForecaster(ScaledForecaster):
+    """A fitted network of the user's own: torch, without gradients.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    input_chunk_length, output_chunk_length, output_chunk_shift : int
+    quantile_levels : tuple of float, default (0.5,)
+    past_scale, future_scale, static_scale : None
+        Modules of the user's own take no covariates.
+    n_components : int, optional
+    period : int, optional
+    nonnegative : bool, default False
+    spread : Spread, optional
+        See :class:`~distilts_forecaster.runtime.Forecaster`.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        settings: DLinear | ITransformer | MLP | Network,
         input_chunk_length: int,
         output_chunk_length: int,
         output_chunk_shift: int = 0,
         quantile_levels: tuple[float, ...] = (0.5,),
-        past_scale: np.ndarray | None = None,
-        future_scale: np.ndarray | None = None,
-        static_scale: np.ndarray | None = None,
+        past_scale: None = None,
+        future_scale: None = None,
+        static_scale: None = None,
         n_components: int | None = None,
         period: int | None = None,
         nonnegative: bool = False,
         spread: Spread | None = None,
     ) -> None:
         self.network = network.eval()
-        self.settings = settings
         self.input_chunk_length = input_chunk_length
         self.output_chunk_length = output_chunk_length
         self.output_chunk_shift = output_chunk_shift
@@ -140,112 +187,17 @@ class NetworkForecaster(Forecaster):
         self.n_components = n_components
         self.period, self.nonnegative, self.spread = period, nonnegative, spread
         self.n_parameters = sum(p.numel() for p in network.parameters())
-        self.n_covariates = tuple(  # type: ignore[assignment]
-            0 if scale is None else scale.shape[1]
-            for scale in (past_scale, future_scale, static_scale)
-        )
+        self.info: Mapping[str, Any] | None = None
 
-    def state(self) -> dict[str, Any]:
-        """Return the constructor's arguments, the network's weights as arrays.
-
-        The network itself where it is the user's own: its settings do not say how it is
-        built from arrays.
-        """
-        names = (
-            "settings input_chunk_length output_chunk_length output_chunk_shift quantile_levels "
-            "past_scale future_scale static_scale n_components period nonnegative spread"
-        )
-        state = {name: getattr(self, name) for name in names.split()}
-        if isinstance(self.settings, Network):
-            return {**state, "network": self.network}
-        weights = self.network.state_dict()
-        return {**state, "network": {name: value.numpy() for name, value in weights.items()}}
-
-    def with_spread(self, spread: Spread) -> NetworkForecaster:
-        """Return the same student with other quantiles of its errors."""
-        other = copy.copy(self)
-        other.spread = spread
-        return other
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> NetworkForecaster:
-        """Build a student from what :meth:`state` returned.
-
-        Parameters
-        ----------
-        state : dict
-
-        Returns
-        -------
-        NetworkForecaster
-        """
-        state = dict(state)
-        network = state.pop("network")
-        if isinstance(network, dict):
-            weights = {name: torch.from_numpy(value.copy()) for name, value in network.items()}
-            network = build_network(
-                state["settings"],
-                state["input_chunk_length"],
-                state["output_chunk_length"],
-                len(state["quantile_levels"]),
-                tuple(  # type: ignore[arg-type]
-                    0 if state[name] is None else state[name].shape[1]
-                    for name in ("past_scale", "future_scale", "static_scale")
-                ),
-            )
-            network.load_state_dict(weights)
-        return cls(network, **state)
-
-    @property
-    def _median(self) -> int:
-        """Index of the median among the quantile levels."""
-        return self.quantile_levels.index(0.5)
-
-    def _step(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Forecast the median of T steps for (N, L, C) contexts."""
-        return self.heads(windows, covariates)[..., self._median]
-
-    def heads(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), sorted.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float64, shape (N, L, C)
-        covariates : Covariates
-
-        Returns
-        -------
-        numpy.ndarray, shape (N, T, C, Q)
-        """
-        windows = contexts
-        step = max(1, _ROWS_PER_CHUNK // windows.shape[2])
-        if len(windows) > step:
-            parts = [slice(i, i + step) for i in range(0, len(windows), step)]
-            return np.concatenate(
-                [
-                    self.heads(windows[part], covariates.rows(part) if covariates else covariates)
-                    for part in parts
-                ]
-            )
-        mean = windows.mean(axis=1, keepdims=True)
-        centred = windows - mean
-        deviation = np.sqrt(np.einsum("nlc,nlc->nc", centred, centred) / windows.shape[1])
-        deviation = deviation[:, None]
-        centred /= np.where(deviation > 0, deviation, 1.0)
-        known = (covariates.past, covariates.future, covariates.static)
-        scales = (self.past_scale, self.future_scale, self.static_scale)
+    def _run(
+        self,
+        context: np.ndarray,
+        past: np.ndarray | None,
+        future: np.ndarray | None,
+        static: np.ndarray | None,
+    ) -> np.ndarray:
+        """Run the network: (N, L, C) -> (N, T, C, Q)."""
         with torch.no_grad():
-            inputs: list[torch.Tensor | None] = [torch.from_numpy(centred.astype(np.float32))]
-            if covariates:
-                inputs += [
-                    torch.from_numpy(((c - s[0]) / s[1]).astype(np.float32))
-                    if c is not None and s is not None
-                    else None
-                    for c, s in zip(known, scales, strict=True)
-                ]
-            answer = self.network(*inputs)
-            forecast = (answer[0] if isinstance(answer, tuple) else answer).double().numpy()
-        if forecast.ndim == 3:
-            forecast = forecast[..., None]
-        forecast = mean[..., None] + deviation[..., None] * forecast
-        return np.sort(forecast, axis=-1) if forecast.shape[-1] > 1 else forecast
+            answer = self.network(torch.from_numpy(context))
+        forecast = (answer[0] if isinstance(answer, tuple) else answer).double().numpy()
+        return forecast[..., None] if forecast.ndim == 3 else forecast

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distilts_forecaster.runtime.networks import STEP_SIZE
+
 __all__ = ["DLinearNetwork", "ITransformerNetwork", "MLPNetwork"]
 
 
@@ -157,9 +159,6 @@ class MLPNetwork(nn.Module):
     dropout : float
     """
 
-    #: Numbers that the covariates of one step are condensed to.
-    STEP_SIZE = 4
-
     def __init__(
         self,
         input_chunk_length: int,
@@ -178,11 +177,11 @@ class MLPNetwork(nn.Module):
         n_inputs = input_chunk_length + n_static
         self.past = self.future = None
         if n_past:
-            size = min(n_past, self.STEP_SIZE)
+            size = min(n_past, STEP_SIZE)
             self.past = nn.Linear(n_past, size)
             n_inputs += size * input_chunk_length
         if n_future:
-            size = min(n_future, self.STEP_SIZE)
+            size = min(n_future, STEP_SIZE)
             self.future = nn.Linear(n_future, size)
             n_inputs += size * (input_chunk_length + output_chunk_length)
         self.embedding = nn.Linear(n_inputs, hidden_size)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,

@@ -11,7 +11,7 @@ from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import ForecastingModel, GlobalForecastingModel
 from tqdm import tqdm
 
-from distilts_forecaster.effects import Covariates
+from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,

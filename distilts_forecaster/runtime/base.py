@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
-from distilts_forecaster.effects import Covariates
-from distilts_forecaster.gaps import complete
-from distilts_forecaster.quantiles import Spread, interpolate_levels, latent_paths, values_at
+from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.gaps import complete
+from distilts_forecaster.runtime.quantiles import (
+    Spread,
+    interpolate_levels,
+    latent_paths,
+    values_at,
+)
 
 __all__ = ["Forecaster"]
 
@@ -38,11 +45,13 @@ class Forecaster:
     n_covariates : tuple of int
         Past, future and static covariates that forecasts need.
     period : int or None
-        Season by which gaps are filled; see :func:`~distilts_forecaster.gaps.fill_gaps`.
+        Season by which gaps are filled; see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`.
     nonnegative : bool
         Whether forecasts below zero become zero.
     spread : Spread or None
         Quantiles of the errors; None where the student forecasts points only.
+    info : dict or None
+        Where the student comes from: teacher, data, settings, errors.
     """
 
     input_chunk_length: int
@@ -54,6 +63,7 @@ class Forecaster:
     period: int | None
     nonnegative: bool
     spread: Spread | None
+    info: Mapping[str, Any] | None
 
     def predict(
         self,
@@ -70,7 +80,7 @@ class Forecaster:
         contexts : numpy.ndarray, shape (L,), (L, C) or (N, L, C)
             One window, one multivariate window, or a batch. Longer contexts are
             cut to their last L steps. NaN means missing, and is filled (see
-            :func:`~distilts_forecaster.gaps.fill_gaps`); shorter contexts are filled before
+            :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); shorter contexts are filled before
             their first value. A component without any value has a forecast of NaN.
         horizon : int, optional
             Steps to forecast; by default ``output_chunk_length``. Beyond it the
@@ -295,17 +305,30 @@ class Forecaster:
                 for i in starts
             )
             return np.concatenate([self._in_parts(forecast, *part, paths) for part in parts])
-        # The sum is finite if every value is, and costs a tenth of checking each.
-        if math.isfinite(windows.sum()) or not np.isnan(windows).any():
-            made = forecast(windows, covariates)
-        else:
-            filled, unknown = complete(windows, self.period)
-            made = forecast(filled, covariates)
-            if unknown is not None:
-                made = np.moveaxis(made, 2, 1).astype(np.float64)  # (n, C, horizon, ...)
-                made[unknown] = np.nan
-                made = np.moveaxis(made, 1, 2)
+        # A gap makes the forecast NaN: looking for it there is shorter, and the sum is finite if
+        # every value is. Drawn paths are not drawn twice: there the contexts are looked at.
+        made = forecast(windows, covariates) if paths == 1 else None
+        if made is None or not math.isfinite(made.sum()):
+            if np.isnan(windows).any():
+                made = self._in_gaps(forecast, windows, covariates)
+            elif made is None:
+                made = forecast(windows, covariates)
         return np.maximum(made, 0.0) if self.nonnegative else made
+
+    def _in_gaps(
+        self,
+        forecast: Callable[[np.ndarray, Covariates], np.ndarray],
+        windows: np.ndarray,
+        covariates: Covariates,
+    ) -> np.ndarray:
+        """Forecast windows with their gaps filled; NaN for components that are one gap."""
+        filled, unknown = complete(windows, self.period)
+        made = forecast(filled, covariates)
+        if unknown is not None:
+            made = np.moveaxis(made, 2, 1).astype(np.float64)  # (n, C, horizon, ...)
+            made[unknown] = np.nan
+            made = np.moveaxis(made, 1, 2)
+        return made
 
     def _predict(self, windows: np.ndarray, horizon: int, covariates: Covariates) -> np.ndarray:
         """Forecast complete (N, L, C) contexts, feeding forecasts back past T."""
@@ -409,9 +432,19 @@ class Forecaster:
         """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), at the levels of the spread."""
         return self._require_spread().around(self.heads(windows, covariates), windows.std(axis=1))
 
-    def with_spread(self, spread: Spread) -> Forecaster:
+    def with_spread(self, spread: Spread) -> Self:
         """Return the same student with other quantiles of its errors."""
-        raise NotImplementedError
+        return self._with("spread", spread)
+
+    def with_info(self, info: Mapping[str, Any] | None) -> Self:
+        """Return the same student with another account of where it comes from."""
+        return self._with("info", info)
+
+    def _with(self, name: str, value: Any) -> Self:
+        """Return a copy with another value, students being frozen or not."""
+        other = copy.copy(self)
+        object.__setattr__(other, name, value)
+        return other
 
     def heads(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Return what the spread is put around.

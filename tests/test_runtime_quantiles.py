@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from distilts_forecaster.quantiles import LEVELS, Spread, interpolate_levels, latent_paths
+from distilts_forecaster.runtime.quantiles import LEVELS, Spread, interpolate_levels, latent_paths
 
 increasing = st.lists(st.floats(0.002, 0.998), min_size=1, max_size=8, unique=True).map(sorted)
 values = st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=5).map(sorted)

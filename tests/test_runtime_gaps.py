@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from distilts_forecaster.gaps import fill_covariates, fill_gaps
+from distilts_forecaster.runtime.gaps import fill_covariates, fill_gaps
 
 windows = arrays(
     np.float64,

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from distilts_forecaster.quantiles import Spread
-from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
+from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.quantiles import Spread
 
 L, T = 8, 3
 
@@ -72,7 +71,7 @@ def test_a_constant_context_stays_constant():
 def test_large_batches_are_forecast_in_parts(monkeypatch):
     windows = np.random.default_rng(1).normal(size=(7, L, 2))
     whole = student().predict(windows)
-    monkeypatch.setattr("distilts_forecaster.inference._WINDOWS_PER_CHUNK", 3)
+    monkeypatch.setattr("distilts_forecaster.runtime.base._WINDOWS_PER_CHUNK", 3)
     np.testing.assert_allclose(student().predict(windows), whole, rtol=1e-6)
 
 
@@ -127,54 +126,6 @@ def test_a_shifted_student_cannot_feed_back():
 def test_other_components_than_fitted_on_are_refused():
     with pytest.raises(ValueError, match="fitted on 2 components, got 3"):
         student(n_matrices=2).predict(np.ones((L, 3)))
-
-
-def test_saving_and_loading_is_the_identity(tmp_path):
-    original = student(n_matrices=2, shift=1)
-    save_student(original, tmp_path / "deep" / "student")
-    loaded = load_student(tmp_path / "deep" / "student")
-    assert loaded.output_chunk_shift == 1
-    np.testing.assert_array_equal(loaded.weights, original.weights)
-
-
-def damage(directory, kind):
-    if kind == "missing":
-        (directory / "model.safetensors").unlink()
-    elif kind == "version":
-        config = json.loads((directory / "config.json").read_text())
-        (directory / "config.json").write_text(json.dumps({**config, "format_version": 99}))
-    elif kind == "shape":
-        config = json.loads((directory / "config.json").read_text())
-        (directory / "config.json").write_text(json.dumps({**config, "input_chunk_length": 4}))
-    elif kind == "list":
-        (directory / "config.json").write_text("[]")
-    elif kind == "text":
-        (directory / "config.json").write_text("no json")
-    elif kind == "weights":
-        (directory / "model.safetensors").write_bytes(b"no weights")
-    elif kind == "infinite":
-        weights = student().weights.copy()
-        weights[0, 0, 0] = np.inf
-        save_student(LinearForecaster(weights), directory)
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("missing", r"model\.safetensors missing"),
-        ("version", "format_version=99"),
-        ("shape", "not what its config says"),
-        ("infinite", "finite"),
-        ("list", "must hold"),
-        ("text", "is not a saved student"),
-        ("weights", "is not a saved student"),
-    ],
-)
-def test_a_directory_that_is_not_a_student_is_refused(tmp_path, kind, message):
-    save_student(student(), tmp_path)
-    damage(tmp_path, kind)
-    with pytest.raises(ValueError, match=message):
-        load_student(tmp_path)
 
 
 def test_weights_of_the_wrong_shape_are_refused():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
-from distilts_forecaster.quantiles import LEVELS, Spread
 from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.quantiles import LEVELS, Spread
 
 L, T = 8, 3
 
@@ -110,7 +110,7 @@ def test_samples_are_reproducible_and_differ_by_seed():
 def test_large_batches_are_forecast_in_parts(monkeypatch):
     windows = np.random.default_rng(1).normal(size=(7, L, 2))
     whole = walker().predict_quantiles(windows, 2 * T)
-    monkeypatch.setattr("distilts_forecaster.inference._WINDOWS_PER_CHUNK", 3 * 64)
+    monkeypatch.setattr("distilts_forecaster.runtime.base._WINDOWS_PER_CHUNK", 3 * 64)
     np.testing.assert_allclose(walker().predict_quantiles(windows, 2 * T), whole, rtol=1e-5)
 
 

@@ -1,0 +1,594 @@
+"""Students as ONNX graphs: they run in onnxruntime, in any language, without this package.
+
+The graph is all of the student: the scaling of the context, the network, the quantiles in
+order. Only gaps are not filled: NaN in, NaN out.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.linear import LinearForecaster
+from distilts_forecaster.runtime.networks import NetworkForecaster, ScaledForecaster
+from distilts_forecaster.runtime.quantiles import interpolate_levels
+
+__all__ = ["OPSET", "Export", "export_onnx"]
+
+#: Version of the operators: the first with layer normalisation, of 2022. Every onnxruntime since
+#: 1.12 runs it.
+OPSET = 17
+_IR_VERSION = 8
+
+#: How far a graph may be from the student, in units of the context's deviation. A float16 has
+#: 11 bits and an int8 8 of them: weights are off by 1/2048 and 1/254 of the largest at most, and
+#: errors of hundreds of weights average out.
+_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.1}
+
+#: Arrays of fewer numbers stay as they are, whatever the precision.
+_SMALL = 1024
+
+_COVARIATES = ("past_covariates", "future_covariates", "static_covariates")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    opset : int
+    precision : str
+        Of the weights.
+    size : int
+        Bytes of the file.
+    inputs, outputs : dict of str to tuple
+        Names and shapes; names in them can have any size. ``context`` is (N, L, C), float32 and
+        without gaps, ``forecast`` (N, T, C), and ``quantiles`` (N, T, C, Q).
+    quantile_levels : tuple of float
+        Of the output ``quantiles``; empty for a point forecast.
+    largest_difference, rms_difference : float
+        How far forecasts and quantiles of the graph, run by onnxruntime, are from the student's
+        on contexts that were made up, in units of each context's standard deviation.
+    """
+
+    path: Path
+    opset: int
+    precision: str
+    size: int
+    inputs: dict[str, tuple[str | int, ...]]
+    outputs: dict[str, tuple[str | int, ...]]
+    quantile_levels: tuple[float, ...]
+    largest_difference: float
+    rms_difference: float
+
+
+def export_onnx(
+    student: Forecaster,
+    path: str | os.PathLike,
+    quantile_levels: Sequence[float] | None = None,
+    precision: str = "float32",
+) -> Export:
+    """Export a student as an ONNX graph, and compare the two.
+
+    Parameters
+    ----------
+    student : Forecaster
+        Any fitted student. A module of the user's own needs onnxscript too.
+    path : path-like
+        Where to write; nothing is left there if it fails.
+    quantile_levels : sequence of float, optional
+        Levels of the output ``quantiles``, increasing; by default those that the student knows.
+    precision : {"float32", "float16", "int8"}, default "float32"
+        Of the weights in the file: half or a quarter of the bytes. They are turned into float32
+        when the graph is loaded, so that nothing becomes slower, and no window's forecast depends
+        on the others in its batch (as with activations in int8).
+
+    Returns
+    -------
+    Export
+
+    Raises
+    ------
+    ValueError
+        If levels or precision are not what they can be, a module of the user's own is to be
+        exported in another precision, or the graph forecasts something else than the student.
+    ImportError
+        If onnx or onnxruntime are not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = export_onnx(student, f"{folder}/student.onnx")  # needs the extra "onnx"
+    >>> made.outputs
+    {'forecast': ('N', 2, 'C')}
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'export_onnx needs {error.name}: pip install "distilts-forecaster[onnx]"'
+        ) from error
+    if precision not in _TOLERANCES:
+        raise ValueError(f"precision must be one of {', '.join(_TOLERANCES)}; got {precision!r}.")
+    levels = _check_levels(student, quantile_levels)
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(f"{target} must be a file in a directory that exists.")
+    if isinstance(student, (LinearForecaster, NetworkForecaster)):
+        model = _Graph(student, levels, precision).model
+    elif precision != "float32":
+        raise ValueError(f"A module of your own is exported as it is, in float32, not {precision}.")
+    else:
+        model = _trace(student, levels)
+    onnx.helper.set_model_props(
+        model,
+        {
+            "input_chunk_length": str(student.input_chunk_length),
+            "output_chunk_length": str(student.output_chunk_length),
+            "output_chunk_shift": str(student.output_chunk_shift),
+            "quantile_levels": " ".join(f"{level:g}" for level in levels),
+            "precision": precision,
+        },
+    )
+    onnx.checker.check_model(model)
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    differences = _compare(student, levels, session)
+    largest = float(np.abs(differences).max())
+    if not largest <= _TOLERANCES[precision]:
+        raise ValueError(
+            f"The graph is off by {largest:.2g} of a context's deviation, with {precision} at most "
+            f"{_TOLERANCES[precision]:g} is right: nothing was written."
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
+        (Path(folder) / target.name).write_bytes(content)
+        os.replace(Path(folder) / target.name, target)
+    return Export(
+        path=target,
+        opset=model.opset_import[0].version,
+        precision=precision,
+        size=len(content),
+        inputs={one.name: tuple(one.shape) for one in session.get_inputs()},
+        outputs={one.name: tuple(one.shape) for one in session.get_outputs()},
+        quantile_levels=levels,
+        largest_difference=largest,
+        rms_difference=float(np.sqrt(np.mean(differences**2))),
+    )
+
+
+def _check_levels(student: Forecaster, given: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the levels to export, none for a point forecast."""
+    if student.spread is None:
+        if given is not None:
+            raise ValueError("This student forecasts points only: leave quantile_levels out.")
+        return ()
+    levels = tuple(map(float, student.spread.levels if given is None else given))
+    if not levels or not all(0 < a < 1 for a in levels) or list(levels) != sorted(set(levels)):
+        raise ValueError(f"quantile_levels must increase between 0 and 1, got {levels}.")
+    return levels
+
+
+def _input_shapes(student: Forecaster) -> dict[str, tuple[str | int, ...]]:
+    """Return names and shapes of what goes in."""
+    length, steps = student.input_chunk_length, student.output_chunk_length
+    components: str | int = "C" if student.n_components is None else student.n_components
+    shapes: dict[str, tuple[str | int, ...]] = {"context": ("N", length, components)}
+    rows: tuple[tuple[str | int, ...], ...] = (("N", length), ("N", length + steps))
+    for name, row, count in zip(
+        _COVARIATES, (*rows, ("N", components)), student.n_covariates, strict=True
+    ):
+        if count:
+            shapes[name] = (*row, count)
+    return shapes
+
+
+def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np.ndarray:
+    """Return how far the graph's answers are from the student's, by contexts' deviations."""
+    rng = np.random.default_rng(0)
+    components = student.n_components or 2
+    differences = []
+    for n, level in ((1, 0.0), (5, 100.0), (2, -100.0)):
+        given = {
+            name: rng.normal(size=[{"N": n, "C": components}.get(s, s) for s in shape])  # type: ignore[call-overload]
+            for name, shape in _input_shapes(student).items()
+        }
+        walks = given["context"] + rng.normal(size=given["context"].shape).cumsum(axis=1)
+        given["context"] = walks / walks.std(axis=1, keepdims=True) + level
+        given = {name: values.astype(np.float32) for name, values in given.items()}
+        made = dict(zip(("forecast", "quantiles"), session.run(None, given), strict=False))
+        contexts = given.pop("context").astype(np.float64)
+        known: dict[str, Any] = given
+        deviation = contexts.std(axis=1)[:, None]
+        expected = student.predict(contexts, **known)
+        differences.append(((made["forecast"] - expected) / deviation).ravel())
+        if levels:
+            expected = student.predict_quantiles(contexts, quantile_levels=levels, **known)
+            off = (made["quantiles"] - expected) / deviation[..., None]
+            differences.append(off.ravel())
+    return np.concatenate(differences)
+
+
+class _Graph:
+    """The graph of a student, node by node. Names are those of the results."""
+
+    def __init__(
+        self,
+        student: LinearForecaster | NetworkForecaster,
+        levels: tuple[float, ...],
+        precision: str,
+    ) -> None:
+        import onnx
+
+        self.student, self.precision = student, precision
+        self._helper, self._numpy = onnx.helper, onnx.numpy_helper
+        self._nodes: list[Any] = []
+        self._arrays: list[Any] = []
+        outputs = self._build(student, levels)
+        for name in outputs:
+            self._nodes.append(onnx.helper.make_node("Identity", [outputs[name]], [name]))
+        components = _input_shapes(student)["context"][2]
+        shape = ("N", student.output_chunk_length, components)
+        shapes = {"forecast": shape, "quantiles": (*shape, len(levels))}
+        described = [
+            [
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+                for name, shape in some.items()
+            ]
+            for some in (_input_shapes(student), {name: shapes[name] for name in outputs})
+        ]
+        graph = onnx.helper.make_graph(self._nodes, "student", *described, self._arrays)
+        self.model = onnx.helper.make_model(
+            graph,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="distilts-forecaster",
+        )
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return the name of its result."""
+        name = f"{kind}_{len(self._nodes)}"
+        self._nodes.append(self._helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def array(self, values: Any, dtype: Any = np.float32) -> str:
+        """Add an array and return its name."""
+        name = f"array_{len(self._arrays)}"
+        self._arrays.append(self._numpy.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def weights(self, values: np.ndarray) -> str:
+        """Add a matrix (..., inputs, outputs) at the precision that was asked for."""
+        if self.precision == "float32" or values.size < _SMALL:
+            return self.array(values)
+        if self.precision == "float16":
+            return self.op("Cast", self.array(values, np.float16), to=1)
+        axis = values.ndim - 1
+        scale = np.abs(values).max(axis=tuple(range(axis))) / 127
+        scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+        rounded = self.array(np.rint(values / scale), np.int8)
+        zero = self.array(np.zeros(len(scale)), np.int8)
+        return self.op("DequantizeLinear", rounded, self.array(scale), zero, axis=axis)
+
+    def reshape(self, name: str, *shape: int) -> str:
+        """Reshape; 0 keeps a size, -1 is what is left."""
+        return self.op("Reshape", name, self.array(shape, np.int64))
+
+    def cut(self, name: str, axis: int, start: int, stop: int = 2**31) -> str:
+        """Cut a part of one axis."""
+        places = [self.array([value], np.int64) for value in (start, stop, axis)]
+        return self.op("Slice", name, *places)
+
+    def linear(self, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """Multiply the last axis by a matrix (outputs, inputs)."""
+        made = self.op("MatMul", name, self.weights(weight.T))
+        return made if bias is None else self.op("Add", made, self.array(bias))
+
+    def _build(
+        self, student: LinearForecaster | NetworkForecaster, levels: tuple[float, ...]
+    ) -> dict[str, str]:
+        """Add everything, and return the results' names."""
+        rows = self.op("Transpose", "context", perm=[0, 2, 1])  # (N, C, L)
+        # All but the last value's own part is computed without the level: float32 stays precise.
+        last = self.cut(rows, 2, -1)
+        moved = self.op("Sub", rows, last)
+        mean = self.op("ReduceMean", moved, axes=[2])
+        centred = self.op("Sub", moved, mean)
+        variance = self.op("ReduceMean", self.op("Mul", centred, centred), axes=[2])
+        deviation = self.op("Sqrt", variance)  # (N, C, 1)
+        wide = self.reshape(deviation, 0, 0, 1, 1)
+        if isinstance(student, LinearForecaster):
+            heads = self._linear_steps(student, moved, deviation)  # (N, C, T, 1)
+        else:
+            varies = self.op("Greater", deviation, self.array(0.0))
+            unit = self.op("Where", varies, deviation, self.array(1.0))
+            heads = self._network(student, self.op("Div", centred, unit))
+            heads = self.op("Mul", heads, wide)
+            heads = self.op("Add", heads, self.reshape(mean, 0, 0, 1, 1))
+            heads = self._sort(heads, len(student.quantile_levels))
+        results = {"forecast": self._median(student, heads)}
+        if levels and student.spread is not None:
+            known = student.spread.levels
+            between = interpolate_levels(np.eye(len(known)), known, levels)
+            offsets = student.spread.offsets.astype(np.float64)
+            if isinstance(student, LinearForecaster):
+                widths = self.op("Mul", wide, self.array(offsets @ between))
+                results["quantiles"] = self.op("Add", heads, widths)
+            else:
+                widths = self.op("Mul", wide, self.array(offsets))
+                n_levels = len(known)
+                made = self._sort(self.op("Add", heads, widths), n_levels)
+                if known != levels:
+                    made = self.op("MatMul", made, self.array(between))
+                results["quantiles"] = made
+        level = self.reshape(last, 0, 0, 1, 1)
+        for name, made in results.items():
+            placed = self.op("Add", made, level)
+            if student.nonnegative:
+                placed = self.op("Relu", placed)
+            placed = self.op("Transpose", placed, perm=[0, 2, 1, 3])
+            if name == "forecast":
+                placed = self.op("Squeeze", placed, self.array([3], np.int64))
+            results[name] = placed
+        return results
+
+    def _median(self, student: LinearForecaster | NetworkForecaster, heads: str) -> str:
+        """Return the forecast itself: (N, C, T, 1)."""
+        if isinstance(student, LinearForecaster) or len(student.quantile_levels) == 1:
+            return heads
+        place = student.quantile_levels.index(0.5)
+        return self.cut(heads, 3, place, place + 1)
+
+    def _sort(self, name: str, n: int) -> str:
+        """Sort the last axis, of n values."""
+        if n == 1:
+            return name
+        made = f"sorted_{len(self._nodes)}"
+        count = self.array([n], np.int64)
+        self._nodes.append(
+            self._helper.make_node("TopK", [name, count], [made, f"{made}_places"], largest=0)
+        )
+        return made
+
+    def _linear_steps(self, student: LinearForecaster, moved: str, deviation: str) -> str:
+        """Add a linear student: (N, C, L), less the last value -> (N, C, T, 1)."""
+        folded = student.folded
+        if len(folded) == 1:
+            steps = self.op("MatMul", moved, self.weights(folded[0]))
+        else:
+            rows = self.op("Unsqueeze", moved, self.array([2], np.int64))
+            steps = self.op("MatMul", rows, self.weights(folded))  # (N, C, 1, T)
+            steps = self.op("Squeeze", steps, self.array([2], np.int64))
+        if student.effects is not None:
+            effect = self._effect(student.effects, student.matrix)  # (N, T, C or 1)
+            effect = self.op("Transpose", effect, perm=[0, 2, 1])
+            steps = self.op("Add", steps, self.op("Mul", effect, deviation))
+        return self.op("Unsqueeze", steps, self.array([3], np.int64))
+
+    def _standardised(self, name: str, scale: np.ndarray) -> str:
+        """Bring covariates to mean 0 and deviation 1."""
+        return self.op("Div", self.op("Sub", name, self.array(scale[0])), self.array(scale[1]))
+
+    def _effect(self, effects: Effects, matrix: np.ndarray) -> str:
+        """Add what covariates add, see Effects: (N, T, C or 1)."""
+        length, steps = matrix.shape
+        parts, start = [], 0
+        if effects.future_scale is not None and effects.knots is not None:
+            values = self._standardised("future_covariates", effects.future_scale)
+            which, at = np.nonzero(np.isfinite(effects.knots))
+            if len(which):
+                bent = self.op("Gather", values, self.array(which, np.int64), axis=2)
+                bent = self.op("Sub", bent, self.array(effects.knots[which, at]))
+                values = self.op("Concat", values, self.op("Relu", bent), axis=2)
+            columns = self.op("Transpose", values, perm=[0, 2, 1])
+            # What the matrix expects of it, the mean folded in as for the target.
+            expecting = matrix + (1 - matrix.sum(axis=0)) / length
+            expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(expecting))
+            surprise = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
+            n = effects.future_scale.shape[1] + len(which)
+            parts.append(("nbt,ctb->ntc", surprise, effects.weights[..., :n]))
+            start = n
+        if effects.past_scale is not None:
+            values = self._standardised("past_covariates", effects.past_scale)
+            spans = 2 ** np.arange(int(np.log2(length)) + 1)
+            recent = (np.arange(length)[:, None] >= length - spans) / spans - 1 / length
+            means = self.op("Einsum", values, self.array(recent), equation="nlp,lm->nmp")
+            n = effects.past_scale.shape[1] * len(spans)
+            parts.append(
+                ("nb,ctb->ntc", self.reshape(means, 0, n), effects.weights[..., start : start + n])
+            )
+            start += n
+        if effects.static_scale is not None:
+            values = self._standardised("static_covariates", effects.static_scale)
+            own = effects.weights[..., start:]
+            if len(own) == 1:
+                parts.append(("ncb,tb->ntc", values, own[0]))
+            else:
+                parts.append(("ncb,ctb->ntc", values, own))
+        made = [self.op("Einsum", v, self.array(w), equation=e) for e, v, w in parts]
+        total = made[0]
+        for more in made[1:]:
+            total = self.op("Add", total, more)
+        return total
+
+    def _network(self, student: NetworkForecaster, rows: str) -> str:
+        """Add a network: scaled contexts (N, C, L) -> (N, C, T, Q)."""
+        covariates = [
+            None if scale is None else self._standardised(name, scale)
+            for name, scale in zip(
+                _COVARIATES,
+                (student.past_scale, student.future_scale, student.static_scale),
+                strict=True,
+            )
+        ]
+        add = self._mlp if student.kind == "mlp" else self._itransformer
+        return add(student, rows, *covariates)
+
+    def _layer(self, name: str, values: str) -> str:
+        """Add a linear layer of the network."""
+        arrays = self.student.arrays  # type: ignore[union-attr]
+        return self.linear(values, arrays[f"{name}.weight"], arrays.get(f"{name}.bias"))
+
+    def _normalise(self, name: str, values: str) -> str:
+        """Add a layer normalisation of the network."""
+        arrays = self.student.arrays  # type: ignore[union-attr]
+        both = [self.array(arrays[f"{name}.{part}"]) for part in ("weight", "bias")]
+        return self.op("LayerNormalization", values, *both, epsilon=1e-5)
+
+    def _gelu(self, values: str) -> str:
+        """Add ``x / 2 * (1 + erf(x / sqrt(2)))``."""
+        tail = self.op("Erf", self.op("Mul", values, self.array(np.sqrt(0.5))))
+        both = self.op("Mul", values, self.op("Add", tail, self.array(1.0)))
+        return self.op("Mul", both, self.array(0.5))
+
+    def _mlp(
+        self,
+        student: NetworkForecaster,
+        rows: str,
+        past: str | None,
+        future: str | None,
+        static: str | None,
+    ) -> str:
+        """Add an MLP: (N, C, L) -> (N, C, T, Q)."""
+        weight = student.arrays["embedding.weight"]
+        length, steps = student.input_chunk_length, student.output_chunk_length
+        hidden = self.linear(rows, weight[:, :length], student.arrays["embedding.bias"])
+        start = length
+        # Inputs beside the context: their part of the product, the same for all components.
+        if static is not None:
+            stop = start + student.n_covariates[2]
+            hidden = self.op("Add", hidden, self.linear(static, weight[:, start:stop]))
+            start = stop
+        for name, values, span in (("past", past, length), ("future", future, length + steps)):
+            if values is not None:
+                stop = start + span * len(student.arrays[f"{name}.weight"])
+                flat = self.reshape(self._layer(name, values), 0, 1, stop - start)
+                hidden = self.op("Add", hidden, self.linear(flat, weight[:, start:stop]))
+                start = stop
+        for i in range(student.sizes["n_blocks"]):
+            wide = self._layer(f"blocks.{i}.1", self._normalise(f"blocks.{i}.0", hidden))
+            hidden = self.op("Add", hidden, self._layer(f"blocks.{i}.4", self._gelu(wide)))
+        made = self._layer("head", self._normalise("norm", hidden))
+        made = self.reshape(made, 0, 0, steps, len(student.quantile_levels))
+        return self.op("Add", made, self.reshape(self._layer("skip", rows), 0, 0, steps, 1))
+
+    def _itransformer(
+        self,
+        student: NetworkForecaster,
+        rows: str,
+        past: str | None,
+        future: str | None,
+        static: str | None,
+    ) -> str:
+        """Add an iTransformer: (N, C, L) -> (N, C, T, Q)."""
+        tokens = self._layer("embedding.0", rows)
+        if static is not None:
+            tokens = self.op("Add", tokens, self._layer("static", static))
+        for name, values in (("past", past), ("future", future)):
+            if values is not None:
+                more = self._layer(name, self.op("Transpose", values, perm=[0, 2, 1]))
+                tokens = self.op("Concat", tokens, more, axis=1)
+        for i in range(student.sizes["n_layers"]):
+            layer = f"encoder.layers.{i}"
+            tokens = self.op("Add", tokens, self._attend(student, layer, tokens))
+            tokens = self._normalise(f"{layer}.norm1", tokens)
+            wide = self._gelu(self._layer(f"{layer}.linear1", tokens))
+            tokens = self.op("Add", tokens, self._layer(f"{layer}.linear2", wide))
+            tokens = self._normalise(f"{layer}.norm2", tokens)
+        n_more = sum(student.n_covariates[:2])
+        if n_more:
+            tokens = self.cut(tokens, 1, 0, -n_more)
+        made = self._layer("head", self._normalise("encoder.norm", tokens))
+        return self.reshape(made, 0, 0, student.output_chunk_length, len(student.quantile_levels))
+
+    def _attend(self, student: NetworkForecaster, layer: str, tokens: str) -> str:
+        """Add self-attention: (N, S, d) -> (N, S, d)."""
+        size, n_heads = student.sizes["d_model"], student.sizes["n_heads"]
+        name = f"{layer}.self_attn"
+        bias = student.arrays[f"{name}.in_proj_bias"]
+        parts = self.linear(tokens, student.arrays[f"{name}.in_proj_weight"], bias)
+        parts = self.reshape(parts, 0, 0, 3, n_heads, size // n_heads)
+        parts = self.op("Transpose", parts, perm=[2, 0, 3, 1, 4])  # (3, N, heads, S, d / heads)
+        query, key, value = (
+            self.op("Gather", parts, self.array(place, np.int64), axis=0) for place in range(3)
+        )
+        key = self.op("Transpose", key, perm=[0, 1, 3, 2])
+        scores = self.op("Mul", query, self.array((size // n_heads) ** -0.5))
+        scores = self.op("Softmax", self.op("MatMul", scores, key), axis=-1)
+        mixed = self.op("Transpose", self.op("MatMul", scores, value), perm=[0, 2, 1, 3])
+        return self._layer(f"{name}.out_proj", self.reshape(mixed, 0, 0, size))
+
+
+def _trace(student: Any, levels: tuple[float, ...]) -> Any:
+    """Export a module of the user's own with torch, with the same scaling around it."""
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "To export a module of your own torch needs onnxscript: pip install onnxscript"
+        ) from error
+    assert isinstance(student, ScaledForecaster)
+    median = student.quantile_levels.index(0.5)
+    offsets = between = None
+    if levels and student.spread is not None:
+        known = student.spread.levels
+        offsets = torch.from_numpy(student.spread.offsets[:, None].astype(np.float32))
+        between = torch.from_numpy(
+            interpolate_levels(np.eye(len(known)), known, levels).astype(np.float32)
+        )
+    run: Callable[[Any], Any] = student.network  # type: ignore[attr-defined]
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = run
+
+        def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            last = context[:, -1:]
+            moved = context - last
+            mean = moved.mean(dim=1, keepdim=True)
+            deviation = (moved - mean).square().mean(dim=1, keepdim=True).sqrt()
+            unit = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+            made = self.network((moved - mean) / unit)
+            made = made[0] if isinstance(made, tuple) else made
+            made = made.unsqueeze(-1) if made.dim() == 3 else made
+            made = deviation.unsqueeze(-1) * made + mean.unsqueeze(-1)
+            made = made.sort(dim=-1).values if made.shape[-1] > 1 else made
+            results = [made[..., median] + last]
+            if offsets is not None and between is not None:
+                moved_heads = made + deviation.unsqueeze(-1) * offsets
+                ordered = moved_heads.sort(dim=-1).values if made.shape[-1] > 1 else moved_heads
+                results.append(ordered @ between + last.unsqueeze(-1))
+            return tuple(one.clamp(min=0) if student.nonnegative else one for one in results)
+
+    components = student.n_components or 2
+    example = torch.randn(3, student.input_chunk_length, components)
+    sizes: dict[int, Any] = {0: torch.export.Dim("N")}
+    if student.n_components is None:
+        sizes[2] = torch.export.Dim("C")
+    names = ["forecast", "quantiles"][: 2 if levels else 1]
+    program = torch.onnx.export(
+        Scaled().eval(),
+        (example,),
+        input_names=["context"],
+        output_names=names,
+        opset_version=18,  # the exporter's lowest
+        dynamic_shapes=(sizes,),
+        dynamo=True,
+        verbose=False,
+    )
+    return program.model_proto

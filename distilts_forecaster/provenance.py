@@ -1,0 +1,163 @@
+"""Where a student comes from, as JSON: what its artifact and its model card tell."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from distilts_forecaster.plan import Settings
+from distilts_forecaster.students.settings import Network
+from distilts_forecaster.teachers.base import TeacherInfo
+from distilts_forecaster.windows import PreparedSeries
+
+__all__ = ["as_json", "describe", "with_data"]
+
+#: Packages whose versions are told, where they were imported.
+_PACKAGES = ("numpy", "safetensors", "scipy", "pandas", "darts", "sktime", "sklearn", "torch")
+
+#: Of a teacher.
+_TOLD = ("name", "revision", "dtype", "licence", "n_parameters")
+
+#: Of what happened in fit.
+_MEASURED = (
+    "windows_seen",
+    "windows_skipped",
+    "windows_labelled",
+    "labels_from_cache",
+    "teacher",
+    "teacher_licence",
+    "teacher_error",
+    "horizon_weights",
+    "distillation_weight",
+    "tau",
+    "ridge",
+    "alignment",
+    "best_epoch",
+    "validation_horizon",
+    "validation_error",
+    "validation_error_without_teacher",
+    "teacher_validation_error",
+    "naive_validation_error",
+)
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON can hold it; what it cannot is described.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+
+    Examples
+    --------
+    >>> as_json({"levels": (0.1, np.float32(0.5)), "path": np.arange(2)})
+    {'levels': [0.1, 0.5], 'path': [0, 1]}
+    """
+    if isinstance(value, np.ndarray):
+        return as_json(value.tolist())
+    if isinstance(value, np.generic):
+        return as_json(value.item())
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Network):
+            return {"kind": "Network"}
+        return {"kind": type(value).__name__, **as_json(asdict(value))}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [as_json(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def describe(
+    series: Sequence[PreparedSeries],
+    settings: Settings,
+    teacher: TeacherInfo | None,
+    summary: Any,
+) -> dict[str, Any]:
+    """Return where a student comes from.
+
+    Parameters
+    ----------
+    series : sequence of PreparedSeries
+    settings : Settings
+    teacher : TeacherInfo or None
+    summary : TrainingSummary
+
+    Returns
+    -------
+    dict
+        ``teacher``, ``data`` (a summary, and a digest of all values and covariates),
+        ``settings``, ``fit`` and ``versions``, as JSON.
+    """
+    import distilts_forecaster
+
+    digest = hashlib.sha256()
+    for one in series:
+        for part in (one.raw, one.past, one.future, one.static):
+            if part is not None:
+                digest.update(repr(part.shape).encode())
+                digest.update(np.ascontiguousarray(part, dtype="<f4").data)
+    versions = {"distilts-forecaster": distilts_forecaster.__version__}
+    versions["python"] = platform.python_version()
+    versions |= {
+        name: str(getattr(sys.modules[name], "__version__", ""))
+        for name in _PACKAGES
+        if name in sys.modules
+    }
+    chosen = {item.name: as_json(getattr(settings, item.name)) for item in fields(settings)}
+    if callable(settings.horizon_weights):
+        chosen["horizon_weights"] = list(summary.horizon_weights)
+    told = None if teacher is None else {name: getattr(teacher, name) for name in _TOLD}
+    return {
+        "teacher": as_json(told),
+        "data": {
+            "n_series": len(series),
+            "n_points": sum(len(one) for one in series),
+            "n_components": series[0].raw.shape[1],
+            "n_missing": sum(int(np.isnan(one.raw).sum()) for one in series),
+            "sha256": digest.hexdigest(),
+        },
+        "settings": chosen,
+        "fit": {name: as_json(getattr(summary, name)) for name in _MEASURED},
+        "versions": versions,
+    }
+
+
+def with_data(info: Mapping[str, Any] | None, **facts: Any) -> dict[str, Any]:
+    """Add what only a facade knows of the data: times, names.
+
+    Parameters
+    ----------
+    info : dict or None
+        What :func:`describe` returned.
+    **facts
+        Turned into JSON, times into text.
+
+    Returns
+    -------
+    dict
+    """
+    known = dict(info or {})
+    told = {
+        name: value if isinstance(value, (list, tuple, int, type(None))) else str(value)
+        for name, value in facts.items()
+    }
+    known["data"] = {**known.get("data", {}), **as_json(told)}
+    return known

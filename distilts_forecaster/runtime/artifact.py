@@ -1,0 +1,434 @@
+"""A student as files: ``model.safetensors``, ``config.json`` and a model card.
+
+Nothing in them is code, and nothing is believed: names, types, shapes, ranges and finiteness are
+checked before a student is built, and files outside of the directory are not opened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.card import write_card
+from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.hub import download
+from distilts_forecaster.runtime.linear import LinearForecaster
+from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster
+from distilts_forecaster.runtime.quantiles import Spread
+
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "FORMAT_VERSION",
+    "WEIGHTS_FILE",
+    "load_student",
+    "save_student",
+]
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+
+#: What a configuration may hold at most: bytes of it, and numbers in it. A student of this size
+#: would not be small.
+_MOST_BYTES = 4 * 2**20
+_MOST_STEPS = 2**20
+_MOST_SIZE = 2**16
+_MOST_LAYERS = 256
+_MOST_LEVELS = 1000
+
+_KINDS = ("linear", *SIZES)
+_SCALES = ("past_scale", "future_scale", "static_scale")
+_NETWORK = "network."
+_EFFECTS = "effects."
+
+
+def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
+    """Write a student as safetensors, JSON and a model card.
+
+    Parameters
+    ----------
+    student : LinearForecaster or NetworkForecaster
+    directory : path-like
+        Created if it does not exist. A student that is there already is replaced.
+
+    Raises
+    ------
+    TypeError
+        If the student is a module of the user's own, which is code: export it to ONNX, or save
+        the model.
+    ValueError
+        If the directory holds a ``README.md``, ``config.json`` or ``model.safetensors`` that is
+        none of a student.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_student(student, folder)
+    ...     load_student(folder).predict(np.array([1.0, 2.0, 3.0, 4.0]))
+    array([2.5, 2.5])
+    """
+    from safetensors.numpy import save
+
+    if not isinstance(student, (LinearForecaster, NetworkForecaster)):
+        raise TypeError(
+            "Only students that come with the package can be saved by themselves, got "
+            f"{type(student).__name__}. A module of your own is code: export_onnx(path) writes it "
+            "as a graph, model.save(path) saves the model."
+        )
+    target = Path(directory)
+    _check_free(target)
+    target.mkdir(parents=True, exist_ok=True)
+    config, arrays = _take_apart(student)
+    weights = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    contents = {
+        WEIGHTS_FILE: weights,
+        CONFIG_FILE: (json.dumps(config, indent=2, allow_nan=False) + "\n").encode(),
+        CARD_FILE: write_card(student, len(weights)).encode(),
+    }
+    # Each file is whole at all times: written under another name, then renamed.
+    with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as folder:
+        for name, content in contents.items():
+            (Path(folder) / name).write_bytes(content)
+        for name in contents:
+            os.replace(Path(folder) / name, target / name)
+
+
+def _check_free(target: Path) -> None:
+    """Raise where saving would overwrite what is no student's."""
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file: name a directory to save the student in.")
+    there = [n for n in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if os.path.lexists(target / n)]
+    if not there:
+        return
+    try:
+        is_student = "student" in _read_config(target)
+    except ValueError:
+        is_student = False
+    if not is_student:
+        raise ValueError(
+            f"{target} has a {' and a '.join(there)}, and holds no student: name another directory."
+        )
+
+
+def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, dict]:
+    """Return a student's configuration and its arrays."""
+    config: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "student": student.kind if isinstance(student, NetworkForecaster) else "linear",
+        "input_chunk_length": student.input_chunk_length,
+        "output_chunk_length": student.output_chunk_length,
+        "output_chunk_shift": student.output_chunk_shift,
+        "n_components": student.n_components,
+        "n_covariates": list(student.n_covariates),
+        "period": student.period,
+        "nonnegative": bool(student.nonnegative),
+        "spread": None,
+    }
+    arrays: dict[str, Any] = {}
+    if isinstance(student, NetworkForecaster):
+        config["sizes"] = dict(student.sizes)
+        config["quantile_levels"] = list(student.quantile_levels)
+        arrays = {f"{_NETWORK}{name}": value for name, value in student.arrays.items()}
+        arrays |= {name: getattr(student, name) for name in _SCALES}
+    else:
+        arrays["weights"] = student.weights
+        if student.effects is not None:
+            arrays |= {f"{_EFFECTS}{n}": value for n, value in vars(student.effects).items()}
+    if student.spread is not None:
+        levels, persistence = student.spread.levels, student.spread.persistence
+        config["spread"] = {"levels": list(levels), "persistence": float(persistence)}
+        arrays["offsets"] = student.spread.offsets
+    config["info"] = student.info
+    return config, {name: np.asarray(a) for name, a in arrays.items() if a is not None}
+
+
+def load_student(
+    source: str | os.PathLike, revision: str | None = None, token: str | bool | None = None
+) -> LinearForecaster | NetworkForecaster:
+    """Load a student that :func:`save_student` wrote.
+
+    Parameters
+    ----------
+    source : str or path-like
+        A directory, or a name on the Hugging Face hub (``"me/my-student"``, extra ``hub``).
+        A directory is looked for first.
+    revision, token : str, optional
+        Of the hub: a branch, tag or commit; and a token, where it needs another than the one
+        that was stored by ``hf auth login``.
+
+    Returns
+    -------
+    LinearForecaster or NetworkForecaster
+        Its ``info`` says where it comes from: ``teacher``, ``data``, ``settings``, ``fit``,
+        ``versions``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such directory; or it does not hold a student of a known format; or the
+        arrays are not what the configuration says, or not finite; or the files lie outside of
+        the directory.
+    ImportError
+        If it is on the hub, and huggingface_hub is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_student(LinearForecaster(np.zeros((1, 512, 96), np.float32)), folder)
+    ...     load_student(folder).input_chunk_length
+    512
+    """
+    directory = Path(source)
+    if not directory.is_dir():
+        if isinstance(source, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", source):
+            directory = download(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token)
+        else:
+            raise ValueError(
+                f"There is no directory {os.fspath(source)}, and it is no name on the hub either "
+                '("owner/name"). model.save_student(directory) writes one.'
+            )
+    config = _read_config(directory)
+    arrays = _read_arrays(directory, config)
+    try:
+        student = _build(config, arrays)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{directory} is not a saved student: {error}") from error
+    _check(student, config, directory)
+    return student
+
+
+def _file(directory: Path, name: str) -> Path:
+    """Return where a file of the directory is, which must be inside of it."""
+    path = directory / name
+    try:
+        resolved, root = path.resolve(strict=True), directory.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before 3.13
+        raise ValueError(f"{directory} is not a saved student: {name} is missing.") from error
+    roots = [root]
+    if root.parent.name == "snapshots":  # the hub's cache: files are links to blobs beside them
+        roots.append(root.parent.parent / "blobs")
+    if not any(resolved.is_relative_to(one) for one in roots):
+        raise ValueError(f"{path} is a link to {resolved}, outside of the directory: refused.")
+    if not resolved.is_file():
+        raise ValueError(f"{directory} is not a saved student: {name} is no file.")
+    return resolved
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """Read and check the configuration."""
+    path = _file(directory, CONFIG_FILE)
+    where = directory / CONFIG_FILE
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{where} has more than {_MOST_BYTES} bytes: that is no student.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not the JSON of a saved student: {error}") from error
+    if not isinstance(config, dict) or "student" not in config:
+        raise ValueError(f'{where} is not of a saved student: it has no "student".')
+    version = config.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        hint = ""
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            hint = ' It was written by a newer one: pip install -U "distilts-forecaster"'
+        raise ValueError(
+            f"{where} has format_version={version!r}; this version reads {FORMAT_VERSION}.{hint}"
+        )
+    kind = config["student"]
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"{where} has student={kind!r}; this version reads {', '.join(_KINDS)}.")
+    try:
+        _check_config(config, kind)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return config
+
+
+def _refuse(constant: str) -> None:
+    """Refuse what is no JSON."""
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _check_config(config: dict[str, Any], kind: str) -> None:
+    """Raise ValueError unless all settings are what they can be."""
+    _integer(config, "input_chunk_length", 1, _MOST_STEPS)
+    _integer(config, "output_chunk_length", 1, _MOST_STEPS)
+    _integer(config, "output_chunk_shift", 0, _MOST_STEPS)
+    for name in ("n_components", "period"):
+        if config.get(name) is not None:
+            _integer(config, name, 1, _MOST_STEPS)
+    if not isinstance(config.get("nonnegative"), bool):
+        raise ValueError(f"nonnegative must be true or false, got {config.get('nonnegative')!r}.")
+    counts = config.get("n_covariates")
+    if not isinstance(counts, list) or len(counts) != 3:
+        raise ValueError(f"n_covariates must be three numbers, got {counts!r:.80}.")
+    for place in range(3):
+        _integer(dict(enumerate(counts)), place, 0, _MOST_SIZE, "n_covariates")
+    spread = config.get("spread")
+    if spread is not None:
+        if not isinstance(spread, dict):
+            raise ValueError(f"spread must be an object or null, got {spread!r:.80}.")
+        _levels(spread.get("levels"))
+        persistence: Any = spread.get("persistence")
+        if not _is_number(persistence) or not 0 <= persistence < 1:
+            raise ValueError(f"persistence must be in [0, 1), got {persistence!r:.80}.")
+    info = config.get("info")
+    if info is not None and not isinstance(info, dict):
+        raise ValueError(f"info must be an object or null, got {info!r:.80}.")
+    if kind == "linear":
+        return
+    sizes = config.get("sizes")
+    if not isinstance(sizes, dict) or set(sizes) != set(SIZES[kind]):
+        raise ValueError(f"sizes of {kind!r} must be {SIZES[kind]}, got {sizes!r:.80}.")
+    for name in sizes:
+        _integer(sizes, name, 1, _MOST_LAYERS if name in ("n_blocks", "n_layers") else _MOST_SIZE)
+    if 0.5 not in _levels(config.get("quantile_levels")):
+        raise ValueError("quantile_levels must hold 0.5.")
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether it is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _integer(config: Mapping[Any, Any], key: Any, low: int, high: int, name: str = "") -> None:
+    """Raise ValueError unless it is an integer in a range."""
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(
+            f"{name or key} must be an integer from {low} to {high}, got {str(value)[:80]}."
+        )
+
+
+def _levels(values: Any) -> tuple[float, ...]:
+    """Return quantile levels, or raise ValueError."""
+    right = isinstance(values, list) and 0 < len(values) <= _MOST_LEVELS
+    right = right and all(_is_number(v) and 0 < v < 1 for v in values)
+    if not right or any(a >= b for a, b in itertools.pairwise(values)):
+        raise ValueError(f"quantile levels must increase between 0 and 1, got {values!r:.80}.")
+    return tuple(map(float, values))
+
+
+def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read the arrays, whose names and types are checked before they are."""
+    from safetensors import SafetensorError, safe_open
+
+    path, where = _file(directory, WEIGHTS_FILE), directory / WEIGHTS_FILE
+    is_linear = config["student"] == "linear"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            for name in names:
+                stem = name.removeprefix(_EFFECTS)
+                known = name in (("weights", "offsets") if is_linear else ("offsets", *_SCALES))
+                if is_linear:
+                    known |= stem != name and stem in Effects.__dataclass_fields__
+                else:
+                    known |= name.startswith(_NETWORK)
+                if not known:
+                    raise ValueError(f"{where} holds {name!r:.80}, which no such student has.")
+                is_scale = stem in (*_SCALES, "knots")
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in (("F32", "F64") if is_scale else ("F32",)):
+                    raise ValueError(f"{where} holds {name!r:.80} as {dtype}, not as float32.")
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{where} is not what safetensors writes: {error}") from error
+    for name, array in arrays.items():
+        finite = np.isfinite(array)
+        if name == "effects.knots":  # NaN is no knot
+            finite |= np.isnan(array)
+        if not finite.all():
+            raise ValueError(f"{where}: {name} must be finite.")
+        if name.removeprefix(_EFFECTS) in _SCALES and not (
+            array.ndim == 2 and len(array) == 2 and array.size and (array[1] > 0).all()
+        ):
+            raise ValueError(f"{where}: {name} must be means and positive deviations.")
+    return arrays
+
+
+def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    """Put a student together from what was read."""
+    spread = None
+    if config["spread"] is not None:
+        levels = _levels(config["spread"]["levels"])
+        spread = Spread(arrays.pop("offsets"), levels, float(config["spread"]["persistence"]))
+    common: dict[str, Any] = {
+        "output_chunk_shift": config["output_chunk_shift"],
+        "period": config["period"],
+        "nonnegative": config["nonnegative"],
+        "spread": spread,
+        "info": config.get("info"),
+    }
+    if config["student"] == "linear":
+        found = {
+            name.removeprefix(_EFFECTS): array
+            for name, array in arrays.items()
+            if name.startswith(_EFFECTS)
+        }
+        effects = Effects(**found) if found else None
+        return LinearForecaster(arrays["weights"], effects=effects, **common)
+    common |= {name: arrays.get(name) for name in _SCALES}
+    return NetworkForecaster(
+        kind=config["student"],
+        sizes=config["sizes"],
+        arrays={
+            name.removeprefix(_NETWORK): array
+            for name, array in arrays.items()
+            if name.startswith(_NETWORK)
+        },
+        input_chunk_length=config["input_chunk_length"],
+        output_chunk_length=config["output_chunk_length"],
+        quantile_levels=_levels(config["quantile_levels"]),
+        n_components=config["n_components"],
+        **common,
+    )
+
+
+def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
+    """Raise ValueError unless a student is what its configuration says."""
+    got = {
+        "input_chunk_length": student.input_chunk_length,
+        "output_chunk_length": student.output_chunk_length,
+        "n_components": student.n_components,
+        "n_covariates": list(student.n_covariates),
+    }
+    wrong = {name: value for name, value in got.items() if value != config[name]}
+    if wrong:
+        raise ValueError(
+            f"{directory}: the arrays are of {wrong}, which is not what its config says."
+        )
+    steps = student.output_chunk_length
+    parts = getattr(student, "effects", None)
+    if parts is not None:
+        n_recent = int(np.log2(student.input_chunk_length)) + 1
+        n_past, n_future, n_static = student.n_covariates
+        knots = np.empty((0, 3)) if parts.knots is None else parts.knots
+        n_features = n_future + int(np.isfinite(knots).sum()) + n_past * n_recent + n_static
+        right = knots.shape == (n_future, 3) and parts.weights.ndim == 3
+        right = right and parts.weights.shape[1:] == (steps, n_features)
+        right = right and len(parts.weights) in (1, len(student.weights), student.n_components)
+        if not right:
+            raise ValueError(f"{directory}: the effects of covariates are of the wrong shape.")
+    if student.spread is not None:
+        offsets = student.spread.offsets
+        moves_heads = isinstance(student, NetworkForecaster) and len(student.quantile_levels) > 1
+        if len(offsets) != steps or (not moves_heads and (np.diff(offsets, axis=1) < 0).any()):
+            raise ValueError(f"{directory}: offsets must be {steps} rows that do not decrease.")
+        if moves_heads and student.spread.levels != student.quantile_levels:
+            raise ValueError(f"{directory}: the levels of spread and network differ.")

@@ -1,0 +1,100 @@
+"""Students on the Hugging Face hub: needs huggingface_hub, imported when it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["download", "upload"]
+
+
+def _import_hub() -> Any:
+    """Import huggingface_hub, or say how to get it."""
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'The hub needs huggingface_hub: pip install "distilts-forecaster[hub]"'
+        ) from error
+    return huggingface_hub
+
+
+def download(
+    repo_id: str, files: Sequence[str], revision: str | None, token: str | bool | None
+) -> Path:
+    """Download files of one commit into the hub's cache, or find them there.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``"owner/name"``.
+    files : sequence of str
+    revision, token : str, optional
+
+    Returns
+    -------
+    pathlib.Path
+        The directory with the files.
+
+    Raises
+    ------
+    ValueError
+        If there is no such repository, or it has no such files.
+    ImportError
+        If huggingface_hub is not installed.
+    """
+    hub = _import_hub()
+    absent = tuple(
+        getattr(hub.errors, f"{what}Error")
+        for what in ("RepositoryNotFound", "RevisionNotFound", "EntryNotFound", "HFValidation")
+    )
+    folder: Path | None = None
+    for name in files:
+        try:
+            path = hub.hf_hub_download(repo_id, name, revision=revision, token=token)
+        except absent as error:
+            raise ValueError(
+                f"There is no directory {repo_id}, and the hub gives no such student: {error}"
+            ) from error
+        folder = Path(path).parent
+        revision = folder.name  # the next file is of the same commit
+    assert folder is not None
+    return folder
+
+
+def upload(
+    directory: str | os.PathLike,
+    repo_id: str,
+    private: bool | None,
+    token: str | bool | None,
+    commit_message: str,
+) -> str:
+    """Upload a directory as one commit, into a repository that is created if need be.
+
+    Parameters
+    ----------
+    directory : path-like
+    repo_id : str
+    private : bool, optional
+        Of a repository that is created; by default as the owner's settings say.
+    token : str, optional
+    commit_message : str
+
+    Returns
+    -------
+    str
+        The address of the commit.
+
+    Raises
+    ------
+    ImportError
+        If huggingface_hub is not installed.
+    """
+    api = _import_hub().HfApi(token=token)
+    created = api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=created.repo_id, folder_path=directory, commit_message=commit_message
+    )
+    return str(commit.commit_url)
