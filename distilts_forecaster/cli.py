@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
 
@@ -23,10 +27,124 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 2 if the arguments or the installation are at fault.
+        Exit status: 0, 2 if the arguments, the data or the installation are at fault, 130 if
+        interrupted.
     """
-    parser = argparse.ArgumentParser(prog="distilts", description="Distil forecasters.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    args = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(_RUN[args.command](args))
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, MemoryError, TypeError, ValueError, OSError) as error:
+        text = str(error) or type(error).__name__
+        print(f"distilts: {text}", file=sys.stderr)
+        return 2
+
+
+def _show_warning(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+    """Print a warning for someone who sees no code."""
+    if issubclass(category, UserWarning):
+        print(f"distilts: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="distilts", description="Distil forecasters, and use them."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_fit(commands)
+    predict = _add_command(commands, "predict", "forecast what follows the series of a table")
+    predict.add_argument("student", help="directory, or name on the hub")
+    _add_table(predict)
+    predict.add_argument("--horizon", type=_positive, help="steps (default: the student's own)")
+    predict.add_argument("--quantiles", nargs="+", type=float, help="levels, such as 0.1 0.9")
+    predict.add_argument("--out", type=Path, help=".csv or .parquet (default: standard output)")
+    report = _add_command(commands, "report", "measure a student on new data, beside naive ones")
+    report.add_argument("student", help="directory, or name on the hub")
+    _add_table(report)
+    report.add_argument("--horizon", type=_positive, help="steps (default: the student's own)")
+    report.add_argument("--season", type=_positive, help="steps (default: what fit found)")
+    report.add_argument("--windows", type=_positive, default=1000, help="at most (default: 1000)")
+    report.add_argument("--teacher", help="name or directory, to compare with")
+    report.add_argument("--plot", type=Path, help="where to save a picture")
+    export = _add_command(commands, "export", "write a student as an ONNX graph")
+    export.add_argument("student", help="directory, or name on the hub")
+    export.add_argument(
+        "--onnx", type=Path, nargs="?", help="file (default: model.onnx beside the student)"
+    )
+    export.add_argument(
+        "--precision", choices=["float32", "float16", "int8"], default="float32", help="of weights"
+    )
+    export.add_argument("--quantiles", nargs="+", type=float, help="levels (default: all known)")
+    bench = _add_command(commands, "bench", "time a student")
+    bench.add_argument("student", help="directory, or name on the hub")
+    bench.add_argument("--batch", nargs="+", type=_positive, default=[1, 1024], help="windows")
+    _add_demo(commands)
+    _add_ablate(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, help: str) -> argparse.ArgumentParser:
+    """Add a command whose result can be printed as JSON."""
+    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")
+    return command
+
+
+def _positive(text: str) -> int:
+    """Return a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _number_or_auto(text: str) -> float | str:
+    """Return a number, or what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _add_table(command: argparse.ArgumentParser) -> None:
+    """Add what says how to read a table."""
+    command.add_argument("data", help="CSV or Parquet, long or wide; - is standard input")
+    command.add_argument("--id", help="column that says which series (long tables)")
+    command.add_argument("--time", help="column that says when")
+    command.add_argument("--target", nargs="+", help="columns with values")
+    command.add_argument("--freq", help="of the times (h, D, MS ...; default: found)")
+
+
+def _add_fit(commands: Any) -> None:
+    """Add ``distilts fit``."""
+    fit = _add_command(commands, "fit", "fit a student to a table and save it")
+    _add_table(fit)
+    fit.add_argument("--out", type=Path, required=True, help="directory to save the student in")
+    fit.add_argument("--horizon", type=_positive, default=96, help="steps ahead (default: 96)")
+    fit.add_argument("--lookback", type=_positive, default=512, help="steps seen (default: 512)")
+    fit.add_argument("--teacher", default="bundled", help="name or directory (default: bundled)")
+    fit.add_argument(
+        "--student", default="linear", choices=["linear", "dlinear", "mlp", "itransformer"]
+    )
+    fit.add_argument(
+        "--alpha", type=_number_or_auto, default="auto", help="weight of the teacher; 0 is none"
+    )
+    fit.add_argument("--tau", type=_number_or_auto, default=1.0, help="of the horizon weights")
+    fit.add_argument("--quantiles", nargs="+", type=float, help="levels, 0.5 among them")
+    fit.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
+    fit.add_argument("--label-budget", type=_positive, help="most windows to ask the teacher for")
+    fit.add_argument("--seed", type=int, help="of students trained by gradient")
+    fit.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_demo(commands: Any) -> None:
+    """Add ``distilts demo``."""
     demo = commands.add_parser(
         "demo",
         help="compare teacher, student and seasonal naive on a real series",
@@ -37,6 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("distilts_demo.png"), help="where to save the picture"
     )
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_ablate(commands: Any) -> None:
+    """Add ``distilts ablate``."""
     ablate = commands.add_parser(
         "ablate",
         help="measure what each part of the objective is worth on your data",
@@ -67,18 +189,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     ablate.add_argument("--output", type=Path, default=Path("distilts_ablation.png"))
     ablate.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "ablate":
-            return _ablate(args)
-        return _demo(args.teacher, args.output, args.quiet)
-    except (ImportError, TypeError, ValueError, OSError) as error:
-        print(f"distilts: {error}", file=sys.stderr)
-        return 2
 
 
-def _demo(teacher: str, output: Path, quiet: bool) -> int:
+def _print(result: dict[str, Any], text: str, json_wanted: bool) -> int:
+    """Print a result for people, or for programs."""
+    if json_wanted:
+        from distilts_forecaster.runtime.info import as_json
+
+        text = json.dumps(as_json(result), allow_nan=False)
+    print(text)
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    """Run ``distilts fit``."""
+    from distilts_forecaster.commands import fit
+
+    return _print(*fit(args), args.json)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    """Run ``distilts predict``."""
+    from distilts_forecaster.commands import predict, write_frame
+
+    if args.out is not None and not args.out.parent.is_dir():
+        raise ValueError(f"--out {args.out}: the folder {args.out.parent} does not exist")
+    write_frame(predict(args), args.out, args.json)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Run ``distilts report``."""
+    from distilts_forecaster.commands import report
+
+    if args.plot is not None:
+        _check_output(args.plot, "--plot")
+    return _print(*report(args), args.json)
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Run ``distilts export``."""
+    from distilts_forecaster.commands import export
+
+    return _print(*export(args), args.json)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    """Run ``distilts bench``."""
+    from distilts_forecaster.commands import bench
+
+    return _print(*bench(args), args.json)
+
+
+def _demo(args: argparse.Namespace) -> int:
     """Run ``distilts demo``."""
+    teacher, output, quiet = args.teacher, args.output, args.quiet
     try:
         from distilts_forecaster.demo import compare, demo_series, format_table, plot
     except ModuleNotFoundError as error:
@@ -105,12 +270,12 @@ def _demo(teacher: str, output: Path, quiet: bool) -> int:
     return 0
 
 
-def _check_output(output: Path) -> None:
+def _check_output(output: Path, option: str = "--output") -> None:
     """Raise ValueError unless a picture can be saved there."""
     if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: the folder {output.parent} does not exist")
+        raise ValueError(f"{option} {output}: the folder {output.parent} does not exist")
     if output.is_dir() or output.suffix.lower() not in _PICTURES:
-        raise ValueError(f"--output {output}: name a file that ends in {', '.join(_PICTURES)}")
+        raise ValueError(f"{option} {output}: name a file that ends in {', '.join(_PICTURES)}")
 
 
 def _ablate(args: argparse.Namespace) -> int:
@@ -157,3 +322,18 @@ def _ablate(args: argparse.Namespace) -> int:
         f"with uniform weights.\nPicture: {args.output}"
     )
     return 0
+
+
+_RUN = {
+    "ablate": _ablate,
+    "bench": _bench,
+    "demo": _demo,
+    "export": _export,
+    "fit": _fit,
+    "predict": _predict,
+    "report": _report,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -131,7 +131,9 @@ class TrainingSummary:
     validation_error_without_teacher : float or None
         The same for the best ridge with alpha = 0.
     naive_validation_error : float or None
-        That of repeating the last season of the context (the last value, where there is none).
+        That of repeating the last value or the last season of a usual length, whichever is best.
+    naive_season : int or None
+        Steps that are repeated.
     seconds : dict of str to float
         Time for each stage: ``"teacher"``, ``"sums"`` (windows, cache and Gram
         sums), ``"choice"``, ``"solve"`` or ``"training"``.
@@ -158,6 +160,7 @@ class TrainingSummary:
     best_epoch: int | None = None
     teacher_weights: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
     naive_validation_error: float | None = None
+    naive_season: int | None = None
 
 
 @dataclass(frozen=True)
@@ -379,6 +382,7 @@ def distill(
     possible = sum(
         s.count_windows(settings.input_chunk_length, settings.target_stop) for s in series
     )
+    naive, season = naive_error(plans, validation, settings, horizon)
     summary = TrainingSummary(
         windows_seen=n_windows,
         windows_skipped=possible - n_windows,
@@ -394,7 +398,8 @@ def distill(
         ridge=float(chosen.ridge),
         validation_horizon=horizon,
         validation_error_without_teacher=chosen.error_without_teacher,
-        naive_validation_error=naive_error(plans, validation, settings, horizon),
+        naive_validation_error=naive,
+        naive_season=season,
         seconds={
             "teacher": labeller.seconds if labeller else 0.0,
             "sums": summed - started - teacher_seconds,

@@ -87,7 +87,8 @@ def export_onnx(
     path : path-like
         Where to write; nothing is left there if it fails.
     quantile_levels : sequence of float, optional
-        Levels of the output ``quantiles``, increasing; by default those that the student knows.
+        Levels of the output ``quantiles``, increasing; by default those that the student knows. Of
+        none there is no such output, which is faster.
     precision : {"float32", "float16", "int8"}, default "float32"
         Of the weights in the file: half or a quarter of the bytes. They are turned into float32
         when the graph is loaded, so that nothing becomes slower, and no window's forecast depends
@@ -176,7 +177,7 @@ def _check_levels(student: Forecaster, given: Sequence[float] | None) -> tuple[f
             raise ValueError("This student forecasts points only: leave quantile_levels out.")
         return ()
     levels = tuple(map(float, student.spread.levels if given is None else given))
-    if not levels or not all(0 < a < 1 for a in levels) or list(levels) != sorted(set(levels)):
+    if not all(0 < a < 1 for a in levels) or list(levels) != sorted(set(levels)):
         raise ValueError(f"quantile_levels must increase between 0 and 1, got {levels}.")
     return levels
 
@@ -201,8 +202,9 @@ def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np
     components = student.n_components or 2
     differences = []
     for n, level in ((1, 0.0), (5, 100.0), (2, -100.0)):
+        named: dict[str | int, Any] = {"N": n, "C": components}
         given = {
-            name: rng.normal(size=[{"N": n, "C": components}.get(s, s) for s in shape])  # type: ignore[call-overload]
+            name: rng.normal(size=[named.get(size, size) for size in shape])
             for name, shape in _input_shapes(student).items()
         }
         walks = given["context"] + rng.normal(size=given["context"].shape).cumsum(axis=1)
@@ -242,14 +244,14 @@ class _Graph:
         components = _input_shapes(student)["context"][2]
         shape = ("N", student.output_chunk_length, components)
         shapes = {"forecast": shape, "quantiles": (*shape, len(levels))}
-        described = [
+        inputs, results = (
             [
                 onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
                 for name, shape in some.items()
             ]
             for some in (_input_shapes(student), {name: shapes[name] for name in outputs})
-        ]
-        graph = onnx.helper.make_graph(self._nodes, "student", *described, self._arrays)
+        )
+        graph = onnx.helper.make_graph(self._nodes, "student", inputs, results, self._arrays)
         self.model = onnx.helper.make_model(
             graph,
             opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -591,4 +593,5 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
         dynamo=True,
         verbose=False,
     )
+    assert program is not None
     return program.model_proto

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from distilts_forecaster.plan import Settings
-from distilts_forecaster.students.settings import Network
+from distilts_forecaster.runtime.info import as_json
 from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.windows import PreparedSeries
 
-__all__ = ["as_json", "describe", "with_data"]
+__all__ = ["describe", "with_data"]
 
 #: Packages whose versions are told, where they were imported.
 _PACKAGES = ("numpy", "safetensors", "scipy", "pandas", "darts", "sktime", "sklearn", "torch")
@@ -45,44 +44,8 @@ _MEASURED = (
     "validation_error_without_teacher",
     "teacher_validation_error",
     "naive_validation_error",
+    "naive_season",
 )
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON can hold it; what it cannot is described.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    dict, list, str, int, float, bool or None
-
-    Examples
-    --------
-    >>> as_json({"levels": (0.1, np.float32(0.5)), "path": np.arange(2)})
-    {'levels': [0.1, 0.5], 'path': [0, 1]}
-    """
-    if isinstance(value, np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, np.generic):
-        return as_json(value.item())
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, Network):
-            return {"kind": "Network"}
-        return {"kind": type(value).__name__, **as_json(asdict(value))}
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [as_json(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return getattr(value, "__name__", type(value).__name__)
 
 
 def describe(

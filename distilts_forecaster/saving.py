@@ -14,9 +14,10 @@ from darts.typing import TimeSeriesLike
 from distilts_forecaster.distill import TrainingSummary
 from distilts_forecaster.objective import resolve_horizon_weights
 from distilts_forecaster.plan import Settings
-from distilts_forecaster.provenance import as_json, with_data
+from distilts_forecaster.provenance import with_data
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, NetworkForecaster
 from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.info import as_json
 from distilts_forecaster.runtime.quantiles import Spread
 from distilts_forecaster.shipping import Shippable, as_student, recall_parameters, recall_summary
 from distilts_forecaster.students.linear import Linear

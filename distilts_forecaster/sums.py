@@ -47,6 +47,10 @@ _MOST_PARTIAL_ROWS = 2000
 #: Held-out windows, or up to twice as many, that the naive error is measured on.
 _NAIVE_WINDOWS = 2000
 
+#: Quarters, days of work, weeks, months of a year, hours of a day, half and quarter hours,
+#: weeks of a year, ten minutes, hours of a week, five minutes, half hours of a week, days.
+_USUAL_SEASONS = (1, 4, 5, 7, 12, 24, 48, 52, 96, 144, 168, 288, 336, 365)
+
 #: Called with a series' index, origins and labels (n, T, C, Q) in units of its values.
 OnLabels = Callable[[int, np.ndarray, np.ndarray], object]
 
@@ -430,8 +434,8 @@ def naive_error(
     validation: Sequence[PreparedSeries] | None,
     settings: Settings,
     horizon: int,
-) -> float | None:
-    """Return the error of repeating the last season, on held-out windows.
+) -> tuple[float | None, int | None]:
+    """Return the error of naive forecasts on held-out windows.
 
     Parameters
     ----------
@@ -443,26 +447,30 @@ def naive_error(
 
     Returns
     -------
-    float or None
-        Mean squared error in units of each series' variance, of at most some thousand windows,
-        evenly spread; None where nothing is held out.
+    error : float or None
+        Of repeating the last value or the last season of a usual length, whichever has the
+        smallest. Mean squared error in units of each series' variance, of at most some thousand
+        windows, evenly spread; None where nothing is held out.
+    season : int or None
+        Steps that are repeated.
     """
     length, shift = settings.input_chunk_length, settings.output_chunk_shift
     chosen = held_out_windows(plans, validation, settings, horizon) if horizon else []
     every = max(1, sum(int(mask.sum()) for _, mask in chosen) // _NAIVE_WINDOWS)
-    total, count = 0.0, 0
+    lags = [lag for lag in _USUAL_SEASONS if lag <= length]
+    totals, count = np.zeros(len(lags)), 0
     for series, mask in chosen:
-        period = series.period or 1
-        places = length - period + (np.arange(horizon) + shift) % period
         for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
             contexts, unknown = filled_contexts(series, origins, length)
-            truth = target_windows(series.values, origins, horizon, shift)
-            errors = (contexts[:, places] - truth) ** 2
+            truth = target_windows(series.values, origins, horizon, shift).astype(np.float64)
             if unknown is not None:
-                errors[np.repeat(unknown[:, None], horizon, axis=1)] = np.nan
-            total += float(np.nansum(errors, dtype=np.float64))
-            count += int(np.isfinite(errors).sum())
-    return total / count if count else None
+                truth[np.repeat(unknown[:, None], horizon, axis=1)] = np.nan
+            for i, lag in enumerate(lags):
+                places = length - lag + (np.arange(horizon) + shift) % lag
+                totals[i] += np.nansum((contexts[:, places] - truth) ** 2)
+            count += int(np.isfinite(truth).sum())
+    best = int(np.argmin(totals))
+    return (float(totals[best]) / count, lags[best]) if count else (None, None)
 
 
 def _empty_sums(series: PreparedSeries, settings: Settings, n_outputs: int) -> WindowSums:

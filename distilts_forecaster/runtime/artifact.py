@@ -31,6 +31,7 @@ __all__ = [
     "CONFIG_FILE",
     "FORMAT_VERSION",
     "WEIGHTS_FILE",
+    "check_free",
     "load_student",
     "save_student",
 ]
@@ -90,7 +91,7 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
             "as a graph, model.save(path) saves the model."
         )
     target = Path(directory)
-    _check_free(target)
+    check_free(target)
     target.mkdir(parents=True, exist_ok=True)
     config, arrays = _take_apart(student)
     weights = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
@@ -107,8 +108,18 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
             os.replace(Path(folder) / name, target / name)
 
 
-def _check_free(target: Path) -> None:
-    """Raise where saving would overwrite what is no student's."""
+def check_free(target: Path) -> None:
+    """Raise where saving would overwrite what is no student's.
+
+    Parameters
+    ----------
+    target : pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or holds files of these names that are none of a student.
+    """
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: name a directory to save the student in.")
     there = [n for n in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if os.path.lexists(target / n)]

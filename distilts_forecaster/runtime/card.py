@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
 
-__all__ = ["measure_latency", "write_card"]
+__all__ = ["measure_latency", "median_seconds", "write_card"]
 
 _USE = """```python
 from distilts_forecaster.runtime import load_student
@@ -61,14 +62,33 @@ def measure_latency(
         }
         if n == 1 and components == 1 and not given:
             contexts = contexts[0, :, 0]
-        student.predict(contexts, **given)
-        taken: list[float] = []
-        while len(taken) < 3 or sum(taken) < seconds:
-            start = time.perf_counter()
-            student.predict(contexts, **given)
-            taken.append(time.perf_counter() - start)
-        medians[n] = float(np.median(taken))
+        medians[n] = median_seconds(partial(student.predict, contexts, **given), seconds)
     return medians
+
+
+def median_seconds(call: Callable[[], Any], seconds: float) -> float:
+    """Return the median time of a call, after one that is not counted.
+
+    Parameters
+    ----------
+    call : callable
+    seconds : float
+        How long to call it, at least three times.
+
+    Returns
+    -------
+    float
+    """
+    call()
+    taken: list[float] = []
+    now = time.perf_counter()
+    stop = now + seconds
+    while len(taken) < 3 or now < stop:
+        start = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        taken.append(now - start)
+    return float(np.median(taken))
 
 
 def write_card(student: Forecaster, n_bytes: int) -> str:
@@ -138,9 +158,9 @@ def _describe_teacher(
     if teacher is None:
         told = "none: it was fitted to the truth alone" if info else "unknown"
         return {"teacher": told}
-    note = "Check whether it allows what you do with a student of these weights."
-    licence = teacher.get("licence")
-    return {**teacher, "licence": f"{licence}. {note}" if licence else f"unknown. {note}"}
+    licence = teacher.get("licence") or "unknown"
+    note = "check whether it allows what you do with a student of these weights"
+    return {**teacher, "licence": f"{licence} ({note})"}
 
 
 def _describe_errors(fit: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
@@ -151,7 +171,7 @@ def _describe_errors(fit: Mapping[str, Any], teacher: Mapping[str, Any] | None) 
     if teacher is not None:
         rows["the same without a teacher"] = fit.get("validation_error_without_teacher")
         rows["the teacher"] = fit.get("teacher_validation_error")
-    rows["repeating the last season"] = fit.get("naive_validation_error")
+    rows[f"repeating the last {fit.get('naive_season')} steps"] = fit.get("naive_validation_error")
     return [
         f"Mean squared error in units of each series' variance, {fit.get('validation_horizon')} "
         "steps ahead, on windows that were held out while the settings were chosen (afterwards "
@@ -165,13 +185,20 @@ def _table(rows: Mapping[str, Any]) -> list[str]:
     """Return a table of two columns, its cells without what would break it."""
     if not rows:
         return ["unknown"]
-    cells = [(_cell(name.replace("_", " ")), _cell(value)) for name, value in rows.items()]
+    cells = [
+        (_cell(name.removeprefix("n_").replace("_", " ")), _cell(value))
+        for name, value in rows.items()
+    ]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)]
 
 
 def _cell(value: Any) -> str:
     """Return a value as one line of text."""
     if value is None:
-        return "not known"
+        return "none"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value)) or "none"
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return " ".join(text.replace("|", "\\|").split())[:300]
