@@ -50,7 +50,12 @@ def save_bolt(
 
 #: Teachers of published sizes, and the horizons they are timed at: Chronos-Bolt forecasts 64
 #: steps in one pass.
-PUBLISHED = {"chronos-bolt-tiny": (64, 96), "chronos-bolt-base": (64, 96), "chronos-2": (96,)}
+PUBLISHED = {
+    "chronos-bolt-tiny": (64, 96),
+    "chronos-bolt-small": (64, 96),
+    "chronos-bolt-base": (64, 96),
+    "chronos-2": (96,),
+}
 
 
 def save_published(directory: Path, name: str) -> None:
@@ -59,6 +64,7 @@ def save_published(directory: Path, name: str) -> None:
         return _save_chronos2(directory)
     sizes = {
         "chronos-bolt-tiny": {"d_model": 256, "d_ff": 1024, "num_layers": 4},
+        "chronos-bolt-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6},
         "chronos-bolt-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12},
     }[name]
     return save_bolt(

@@ -14,6 +14,7 @@ def _import_hub() -> Any:
     """Import huggingface_hub, or say how to get it."""
     try:
         import huggingface_hub
+        import huggingface_hub.errors  # not imported with the package
     except ModuleNotFoundError as error:
         raise ImportError(
             'The hub needs huggingface_hub: pip install "distilts-forecaster[hub]"'
