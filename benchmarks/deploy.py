@@ -20,7 +20,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -241,7 +240,14 @@ def calls(data: Path) -> None:
             )
 
 
-#: Measures itself: imports, loads, forecasts once.
+#: What a new process tells of itself at its end. (Its ru_maxrss would be its parent's, at first.)
+_TELL = """
+import json
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({"inside": seconds, "memory": int(status["VmHWM"].split()[0])}))
+"""
+
+#: Imports, loads, forecasts once.
 _COLD = """
 import time
 start = time.perf_counter()
@@ -251,8 +257,6 @@ from distilts_forecaster.runtime import load_student
 student = load_student(sys.argv[1])
 student.predict(np.arange(512.0))
 seconds = time.perf_counter() - start
-import json, resource
-print(json.dumps({"inside": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
 
 _COLD_ONNX = """
@@ -264,14 +268,13 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
 session.run(None, {"context": np.arange(512, dtype=np.float32).reshape(1, 512, 1)})
 seconds = time.perf_counter() - start
-import json, resource
-print(json.dumps({"inside": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all files."""
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+    """Return the bytes of all files but compiled ones."""
+    files = (f for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+    return sum(f.stat().st_size for f in files if f.suffix != ".pyc")
 
 
 def run_cold(python: str, code: str, path: Path, repeats: int = 10) -> tuple[float, float, float]:
@@ -279,7 +282,9 @@ def run_cold(python: str, code: str, path: Path, repeats: int = 10) -> tuple[flo
     outside, inside, memory = [], [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        out = subprocess.run([python, "-c", code, str(path)], capture_output=True, check=True)
+        out = subprocess.run(
+            [python, "-c", code + _TELL, str(path)], capture_output=True, check=True
+        )
         outside.append(time.perf_counter() - start)
         told = json.loads(out.stdout)
         inside.append(told["inside"])
@@ -311,7 +316,7 @@ def cold(data: Path) -> None:
             pip = [python, "-m", "pip", "install", "-q", "--no-cache-dir", *packages]
             subprocess.run([*pip, "--disable-pip-version-check"], check=True)
             size = (folder_size(site) - before) / 1e6
-            print(f"\n{what}: {size:.0f} MB installed (with bytecode)")
+            print(f"\n{what}: {size:.0f} MB installed (without bytecode)")
             paths = (
                 [folder / "linear.onnx"] if code is _COLD_ONNX else [folder / k for k in students]
             )
@@ -332,46 +337,41 @@ def million(data: Path, n: int = 1_000_000) -> None:
         values = np.lib.stride_tricks.sliding_window_view(
             ett(data, "ETTh1")[0][:, -1].astype(np.float32), LOOKBACK
         )
-        contexts = np.lib.format.open_memmap(
-            Path(name) / "contexts.npy", "w+", np.float32, (n, LOOKBACK)
-        )
-        for start in range(0, n, 4096):
-            stop = min(n, start + 4096)
-            contexts[start:stop] = values[np.arange(start, stop) % len(values)]
-        contexts.flush()
-        del contexts
+        with open(Path(name) / "contexts.f32", "wb") as file:
+            for start in range(0, n, 4096):
+                places = np.arange(start, min(n, start + 4096)) % len(values)
+                file.write(values[places].tobytes())
         for threads in (1, 2):
             code = f"from benchmarks.deploy import stream; stream({name!r}, {threads})"
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+            (Path(name) / "forecasts.f32").unlink()
 
 
 def stream(folder: str, threads: int, part: int = 2048) -> None:
     """Forecast all rows of a file: what a batch job would do."""
     student = load_student(Path(folder) / "student")
-    contexts = np.load(Path(folder) / "contexts.npy", mmap_mode="r")
-    # The forecasts are written as they are made; a part is 4 MB of contexts.
-    with open(Path(folder) / "forecasts.f32", "wb") as out, ThreadPoolExecutor(threads) as pool:
-        start = time.perf_counter()
-        file = out.fileno()
+    source = os.open(Path(folder) / "contexts.f32", os.O_RDONLY)
+    target = os.open(Path(folder) / "forecasts.f32", os.O_WRONLY | os.O_CREAT)
+    row = 4 * LOOKBACK
+    n = os.fstat(source).st_size // row
 
-        def forecast(first: int) -> None:
-            rows = np.array(contexts[first : first + part])
-            made = student.predict(rows[:, :, None], HORIZON)[:, :, 0].astype(np.float32)
-            os.pwrite(file, made.tobytes(), first * HORIZON * 4)
+    def forecast(first: int) -> None:
+        content = os.pread(source, part * row, first * row)
+        contexts = np.frombuffer(content, np.float32).reshape(-1, LOOKBACK, 1)
+        made = student.predict(contexts, HORIZON)[:, :, 0].astype(np.float32)
+        os.pwrite(target, made.tobytes(), first * HORIZON * 4)
 
-        for _ in pool.map(forecast, range(0, len(contexts), part)):
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(forecast, range(0, n, part)):
             pass
-        seconds = time.perf_counter() - start
-    status = Path("/proc/self/status").read_text()
-    anonymous = next(
-        (int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = time.perf_counter() - start
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     print(
-        f"{len(contexts):,} series x {HORIZON} steps, {threads} thread(s): {seconds:.1f} s "
-        f"({1e6 * seconds / len(contexts):.2f} us each); memory of its own "
-        f"{anonymous / 1e3:.0f} MB at the end, peak {peak / 1e3:.0f} MB with the pages of the file"
+        f"{n:,} series x {HORIZON} steps, {threads} thread(s): {seconds:.2f} s "
+        f"({1e6 * seconds / n:.2f} us each), peak memory {peak / 1e3:.0f} MB"
     )
 
 

@@ -172,6 +172,13 @@ def edit(directory, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def remove(directory, name):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    del config[name]
+    path.write_text(json.dumps(config))
+
+
 def rewrite(directory, **changes):
     path = directory / "model.safetensors"
     arrays = {**load_file(path), **changes}
@@ -209,6 +216,7 @@ DAMAGE = {
         lambda d: edit(d, spread={"levels": list(LEVELS), "persistence": 1.0}),
         "persistence",
     ),
+    "a key": (lambda d: remove(d, "n_components"), "n_components missing"),
     "info": (lambda d: edit(d, info="text"), "info must be"),
     "no safetensors": (lambda d: (d / "model.safetensors").write_bytes(b"no"), "safetensors"),
     "infinite": (lambda d: rewrite(d, weights=WEIGHTS + np.inf), "must be finite"),

@@ -50,6 +50,19 @@ _MOST_LAYERS = 256
 _MOST_LEVELS = 1000
 
 _KINDS = ("linear", *SIZES)
+_KEYS = {
+    "format_version",
+    "student",
+    "input_chunk_length",
+    "output_chunk_length",
+    "output_chunk_shift",
+    "n_components",
+    "n_covariates",
+    "period",
+    "nonnegative",
+    "spread",
+    "info",
+}
 _SCALES = ("past_scale", "future_scale", "static_scale")
 _NETWORK = "network."
 _EFFECTS = "effects."
@@ -276,12 +289,15 @@ def _refuse(constant: str) -> None:
 
 
 def _check_config(config: dict[str, Any], kind: str) -> None:
-    """Raise ValueError unless all settings are what they can be."""
+    """Raise ValueError unless all settings are there, and what they can be."""
+    missing = (_KEYS if kind == "linear" else _KEYS | {"sizes", "quantile_levels"}) - config.keys()
+    if missing:
+        raise ValueError(f"{', '.join(sorted(missing))} missing.")
     _integer(config, "input_chunk_length", 1, _MOST_STEPS)
     _integer(config, "output_chunk_length", 1, _MOST_STEPS)
     _integer(config, "output_chunk_shift", 0, _MOST_STEPS)
     for name in ("n_components", "period"):
-        if config.get(name) is not None:
+        if config[name] is not None:
             _integer(config, name, 1, _MOST_STEPS)
     if not isinstance(config.get("nonnegative"), bool):
         raise ValueError(f"nonnegative must be true or false, got {config.get('nonnegative')!r}.")
