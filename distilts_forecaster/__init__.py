@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilts_forecaster.forecaster import DistilledForecaster
+    from distilts_forecaster.onnx import export_onnx
     from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
     from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network, Training
     from distilts_forecaster.tables import from_long, to_long
@@ -32,6 +33,7 @@ _PUBLIC = {
     "MLP": "students",
     "Network": "students",
     "Training": "students",
+    "export_onnx": "onnx",
     "from_long": "tables",
     "load_student": "runtime",
     "load_teacher": "teachers",
@@ -51,6 +53,7 @@ __all__ = [
     "LinearForecaster",
     "Network",
     "Training",
+    "export_onnx",
     "from_long",
     "load_student",
     "load_teacher",
