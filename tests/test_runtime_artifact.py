@@ -113,6 +113,21 @@ def test_saving_and_loading_is_the_identity(tmp_path, kind):
     ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_windows_have_no_forecasts(kind):
+    student = make(kind)
+    n_past, n_future, n_static = student.n_covariates
+    given = {}
+    if n_past:
+        given = {
+            "past_covariates": np.empty((0, L, n_past)),
+            "future_covariates": np.empty((0, L + T, n_future)),
+            "static_covariates": np.empty((0, 2, n_static)),
+        }
+    assert student.predict(np.empty((0, L, 2)), **given).shape == (0, T, 2)
+    assert student.predict_quantiles(np.empty((0, L, 2)), **given).shape == (0, T, 2, 3)
+
+
 ARTIFACTS = Path(__file__).parent / "artifacts"
 
 

@@ -111,6 +111,8 @@ def test_forecasts_below_zero_become_zero_on_request():
         (np.ones(0), T, "at least one step, got none"),
         (np.ones((1, 1, 1, 1)), T, "4 dimensions"),
         (np.ones(L), 0, "horizon must be at least 1"),
+        (np.r_[np.inf, np.ones(L - 1)], T, "1 infinite values"),
+        (np.r_[-np.inf, np.nan, np.ones(L - 2)], T, "1 infinite values"),
     ],
 )
 def test_bad_contexts_are_refused(window, horizon, message):

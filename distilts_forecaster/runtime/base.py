@@ -99,7 +99,7 @@ class Forecaster:
         Raises
         ------
         ValueError
-            If the contexts are empty, have the wrong number of dimensions or
+            If the contexts are empty or infinite, have the wrong number of dimensions or
             components, or ``horizon`` is not positive, or beyond
             ``output_chunk_length`` with ``output_chunk_shift > 0``; or if the covariates are
             not those that the student was fitted with.
@@ -309,6 +309,11 @@ class Forecaster:
         # every value is. Drawn paths are not drawn twice: there the contexts are looked at.
         made = forecast(windows, covariates) if paths == 1 else None
         if made is None or not math.isfinite(made.sum()):
+            if np.isinf(windows).any():
+                raise ValueError(
+                    f"The contexts hold {int(np.isinf(windows).sum())} infinite values: replace "
+                    "them, NaN means missing."
+                )
             if np.isnan(windows).any():
                 made = self._in_gaps(forecast, windows, covariates)
             elif made is None:

@@ -124,7 +124,7 @@ class LinearForecaster(Forecaster):
         moved = _subtract(rows, last)
         if len(self.weights) == 1:
             steps = moved.reshape(n * components, length) @ self.folded[0]
-            steps = steps.reshape(n, components, -1)
+            steps = steps.reshape(n, components, self.output_chunk_length)
         else:
             steps = (moved.transpose(1, 0, 2) @ self.folded).transpose(1, 0, 2)
         forecast = (steps + last).transpose(0, 2, 1)

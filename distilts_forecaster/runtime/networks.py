@@ -181,6 +181,11 @@ class NetworkForecaster(ScaledForecaster):
         """Number of fitted numbers."""
         return sum(array.size for array in self.arrays.values())
 
+    @property
+    def _head_shape(self) -> tuple[int, int]:
+        """Return (T, Q)."""
+        return self.output_chunk_length, len(self.quantile_levels)
+
     def _run(
         self,
         context: np.ndarray,
@@ -205,14 +210,15 @@ class NetworkForecaster(ScaledForecaster):
         inputs = [rows] if static is None else [rows, static]
         for name, covariates in (("past", past), ("future", future)):
             if covariates is not None:
-                flat = self._linear(name, covariates).reshape(n, 1, -1)
+                made = self._linear(name, covariates)
+                flat = made.reshape(n, 1, made.shape[1] * made.shape[2])
                 inputs.append(np.repeat(flat, components, axis=1))
         hidden = self._linear("embedding", np.concatenate(inputs, axis=2))
         for i in range(self.sizes["n_blocks"]):
             wide = self._linear(f"blocks.{i}.1", self._normalise(f"blocks.{i}.0", hidden))
             hidden += self._linear(f"blocks.{i}.4", gelu(wide))
         steps = self._linear("head", self._normalise("norm", hidden))
-        steps = steps.reshape(n, components, self.output_chunk_length, -1)
+        steps = steps.reshape(n, components, *self._head_shape)
         return steps + self._linear("skip", rows)[..., None]
 
     def _itransformer(
@@ -238,7 +244,7 @@ class NetworkForecaster(ScaledForecaster):
             narrow = self._linear(f"{layer}.linear2", wide)
             tokens = self._normalise(f"{layer}.norm2", tokens + narrow)
         hidden = self._normalise("encoder.norm", tokens[:, :components])
-        return self._linear("head", hidden).reshape(n, components, self.output_chunk_length, -1)
+        return self._linear("head", hidden).reshape(n, components, *self._head_shape)
 
     def _attend(self, layer: str, tokens: np.ndarray) -> np.ndarray:
         """Let each token look at all: (N, S, d) -> (N, S, d)."""
@@ -262,7 +268,7 @@ class NetworkForecaster(ScaledForecaster):
         bias = self.arrays.get(f"{name}.bias")
         if bias is not None:
             made += bias
-        return made.reshape(*values.shape[:-1], -1)
+        return made.reshape(*values.shape[:-1], len(weight))
 
     def _normalise(self, name: str, values: np.ndarray) -> np.ndarray:
         """Bring the last axis to mean 0 and deviation 1, then scale and move it."""
