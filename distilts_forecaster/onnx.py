@@ -209,6 +209,9 @@ def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np
         }
         walks = given["context"] + rng.normal(size=given["context"].shape).cumsum(axis=1)
         given["context"] = walks / walks.std(axis=1, keepdims=True) + level
+        for name, scale in zip(_COVARIATES, _scales(student), strict=True):
+            if scale is not None:
+                given[name] = scale[0] + scale[1] * given[name]
         given = {name: values.astype(np.float32) for name, values in given.items()}
         made = dict(zip(("forecast", "quantiles"), session.run(None, given), strict=False))
         contexts = given.pop("context").astype(np.float64)
@@ -221,6 +224,13 @@ def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np
             off = (made["quantiles"] - expected) / deviation[..., None]
             differences.append(off.ravel())
     return np.concatenate(differences)
+
+
+def _scales(student: Forecaster) -> tuple[np.ndarray | None, ...]:
+    """Return means and deviations of past, future and static covariates."""
+    of = student.effects if isinstance(student, LinearForecaster) else student
+    names = ("past_scale", "future_scale", "static_scale")
+    return tuple(getattr(of, name, None) for name in names)
 
 
 class _Graph:

@@ -100,11 +100,22 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     return portable
 
 
+#: Names of components that a student tells at most.
+_MOST_NAMES = 100
+
+
 def _first(times: list[Any], last: bool = False) -> Any:
     """Return the first of all times, or the last; None where some are numbers and some are not."""
     if len({isinstance(one, int) for one in times}) > 1:
         return None
     return max(times) if last else min(times)
+
+
+def _with_lists(value: Any) -> Any:
+    """Turn tuples into lists."""
+    if isinstance(value, Mapping):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class PortableModel(Shippable):
@@ -126,8 +137,8 @@ class PortableModel(Shippable):
         student : Forecaster, str or path-like
             A student, a directory that :meth:`save_student` wrote, or a name on the hub.
         add_encoders : dict, optional
-            Those that the student was fitted with; needed only where they hold functions or
-            transformers, which are not saved.
+            Those that the student was fitted with; needed only where they hold functions, which
+            are not saved.
 
         Returns
         -------
@@ -138,7 +149,8 @@ class PortableModel(Shippable):
         Raises
         ------
         TypeError, ValueError, ImportError
-            If it is no student; see :func:`~distilts_forecaster.load_student`.
+            If it is no student (see :func:`~distilts_forecaster.load_student`), or its encoders
+            learn from the series of ``fit`` (positions, transformers): save the model then.
 
         Examples
         --------
@@ -154,11 +166,20 @@ class PortableModel(Shippable):
         info: Mapping[str, Any] = student.info or {}
         told = info.get("darts") or {}
         encoders = told.get("add_encoders") if add_encoders is None else add_encoders
+        if told.get("needs_encoders") and encoders is None:
+            raise ValueError(
+                "The student was fitted with encoders that hold functions, which are not saved: "
+                "give add_encoders=..., those that the model was made with."
+            )
+        if encoders and {"position", "transformer"} & set(encoders):
+            raise ValueError(
+                "Encoders of positions, and transformers, have learned from the series of fit, "
+                "which a student does not keep: save and load the model itself."
+            )
         parameters = recall_parameters(student)
         if student.spread is not None:
-            settings = info.get("settings") or {}
-            wanted = settings.get("quantile_levels") or ()
-            parameters["quantiles"] = wanted if len(wanted) > 1 else list(student.spread.levels)
+            wanted = (info.get("settings") or {}).get("quantile_levels") if told else None
+            parameters["quantiles"] = wanted or list(student.spread.levels)
         parameters["output_chunk_shift"] = student.output_chunk_shift
         model = cls(**parameters, add_encoders=encoders)  # type: ignore[call-arg]
         model._adopt(student, told.get("static_covariates") or [])
@@ -197,13 +218,15 @@ class PortableModel(Shippable):
             start=_first([one.start_time() for one in every]),
             end=_first([one.end_time() for one in every], last=True),
             freq=every[0].freq_str,
-            components=list(map(str, every[0].components)),
+            components=list(map(str, every[0].components[:_MOST_NAMES])),
             covariates=[str(name) for one in covariates for name in one.components],
         )
         encoders = self.model_params["add_encoders"]
         told: dict[str, Any] = {"static_covariates": self._static_names}
-        if as_json(encoders) == encoders:  # no functions, no transformers
-            told["add_encoders"] = encoders
+        if as_json(encoders) == _with_lists(encoders):  # no functions, no transformers
+            told["add_encoders"] = as_json(encoders)
+        else:
+            told["needs_encoders"] = True
         return student.with_info({**info, "darts": told})
 
     def __copy__(self) -> PortableModel:

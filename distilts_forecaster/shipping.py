@@ -14,7 +14,8 @@ from distilts_forecaster.runtime.artifact import load_student, save_student
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.hub import upload
 from distilts_forecaster.runtime.networks import NetworkForecaster
-from distilts_forecaster.students.settings import MLP, ITransformer
+from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Training
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 
 if TYPE_CHECKING:
@@ -71,10 +72,8 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
         "output_chunk_length": student.output_chunk_length,
         "nonnegative": student.nonnegative,
     }
-    if isinstance(student, NetworkForecaster):
-        known = {"mlp": MLP, "itransformer": ITransformer}
-        parameters["student"] = known[student.kind](**dict(student.sizes))
     settings = info.get("settings") or {}
+    parameters["student"] = _recall_student(settings.get("student"), student)
     for name in (
         "distillation_weight",
         "horizon_weights",
@@ -97,6 +96,22 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
         reference = TeacherReference(TeacherInfo(**told))
         parameters["teacher"] = name if name == "bundled" or on_hub else reference
     return parameters
+
+
+def _recall_student(told: Any, student: Forecaster) -> Any:
+    """Return the settings of a student as they were, or by what it is."""
+    kinds: dict[str, Any] = {k.__name__: k for k in (Linear, DLinear, MLP, ITransformer)}
+    if isinstance(told, Mapping) and told.get("kind") in kinds:
+        kind = kinds[str(told["kind"])]
+        values = {item.name: told[item.name] for item in fields(kind) if item.name in told}
+        training = values.get("training")
+        if isinstance(training, Mapping):
+            known = {item.name for item in fields(Training)}
+            values["training"] = Training(**{n: v for n, v in training.items() if n in known})
+        return kind(**values)
+    if isinstance(student, NetworkForecaster):
+        return {"mlp": MLP, "itransformer": ITransformer}[student.kind](**dict(student.sizes))
+    return "linear"
 
 
 def recall_summary(student: Forecaster) -> TrainingSummary | None:

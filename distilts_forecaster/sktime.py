@@ -199,7 +199,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
         student : Forecaster, str or path-like
             A student, a directory that :meth:`save_student` wrote, or a name on the hub.
         covariate_names : sequence, optional
-            The columns of ``X`` that it was fitted with, where it was fitted by another facade.
+            The columns of ``X`` that it was fitted with, where it was fitted by another facade, or
+            they are neither text nor integers.
 
         Returns
         -------
@@ -346,7 +347,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
             end=max(one.times[-1] for one in known),
             covariates=None if columns is None else list(map(str, columns)),
         )
-        told = {"covariate_names": None if columns is None else list(map(str, columns))}
+        plain = None if columns is None else [c if isinstance(c, int) else str(c) for c in columns]
+        told = {"covariate_names": plain}
         self.student_ = result.student.with_info({**info, "sktime": told})
         self.training_summary_ = result.summary
         self.covariate_names_ = columns

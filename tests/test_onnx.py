@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_every_student_is_exported_as_it_is(tmp_path, kind, counts):
     assert made.opset == onnx.load(made.path).opset_import[0].version == OPSET
     assert made.path.stat().st_size == made.size
     assert [p.name for p in tmp_path.iterdir()] == ["student.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_covariates_far_from_zero_are_no_hindrance(tmp_path, kind):
+    student = make(kind, (0, 1, 0))
+    moved = np.array([[2020.0], [0.5]])
+    if kind == "linear":
+        student = replace(student, effects=replace(student.effects, future_scale=moved))
+    else:
+        student = replace(student, future_scale=moved)
+    assert export_onnx(student, tmp_path / "student.onnx").largest_difference < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)

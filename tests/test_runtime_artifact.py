@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from distilts_forecaster.runtime import (
@@ -126,6 +127,7 @@ def test_no_windows_have_no_forecasts(kind):
         }
     assert student.predict(np.empty((0, L, 2)), **given).shape == (0, T, 2)
     assert student.predict_quantiles(np.empty((0, L, 2)), **given).shape == (0, T, 2, 3)
+    assert student.sample(np.empty((0, L, 2)), n_samples=5, **given).shape == (0, T, 2, 5)
 
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -173,6 +175,11 @@ def test_what_is_no_students_is_not_overwritten(tmp_path):
         save_student(make("linear"), tmp_path / "README.md")
 
 
+def test_names_that_no_file_can_have_are_refused():
+    with pytest.raises(ValueError, match="no directory"):
+        load_student("a" * 300)
+
+
 def test_code_is_not_saved(tmp_path):
     torch = pytest.importorskip("torch")
     from distilts_forecaster.students.forecaster import ModuleForecaster
@@ -197,7 +204,9 @@ def remove(directory, name):
 def rewrite(directory, **changes):
     path = directory / "model.safetensors"
     arrays = {**load_file(path), **changes}
-    save_file({name: a for name, a in arrays.items() if a is not None}, path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_file({name: a for name, a in arrays.items() if a is not None}, path, metadata)
 
 
 WEIGHTS = np.zeros((1, L, T), np.float32)
@@ -232,10 +241,22 @@ DAMAGE = {
         "persistence",
     ),
     "a key": (lambda d: remove(d, "n_components"), "n_components missing"),
+    "large number": (
+        lambda d: edit(d, spread={"levels": list(LEVELS), "persistence": 10**400}),
+        "not the JSON|persistence",
+    ),
+    "infinite info": (
+        lambda d: (d / "config.json").write_text(
+            (d / "config.json").read_text().replace('"n_series": 2', '"n_series": 1e999')
+        ),
+        "1e999",
+    ),
+    "info of text": (lambda d: edit(d, info={"settings": "x"}), "info.settings"),
+    "no matrix": (lambda d: rewrite(d, weights=np.zeros((0, L, T), np.float32)), "shape"),
     "info": (lambda d: edit(d, info="text"), "info must be"),
     "no safetensors": (lambda d: (d / "model.safetensors").write_bytes(b"no"), "safetensors"),
     "infinite": (lambda d: rewrite(d, weights=WEIGHTS + np.inf), "must be finite"),
-    "doubles": (lambda d: rewrite(d, weights=WEIGHTS.astype(np.float64)), "not as float32"),
+    "doubles": (lambda d: rewrite(d, weights=WEIGHTS.astype(np.float64)), "not as F32"),
     "more": (lambda d: rewrite(d, evil=WEIGHTS), "which no such student has"),
     "flat": (lambda d: rewrite(d, weights=WEIGHTS[0]), "shape"),
     "fewer": (lambda d: rewrite(d, weights=None), "weights"),
@@ -258,6 +279,49 @@ def test_a_directory_that_is_not_a_student_is_refused(tmp_path, kind):
     damage(tmp_path / "student")
     with pytest.raises(ValueError, match=message):
         load_student(tmp_path / "student")
+
+
+def test_files_of_two_students_are_refused(tmp_path):
+    for name in ("a", "b"):
+        student = make("linear")
+        save_student(replace(student, weights=student.weights + (name == "b")), tmp_path / name)
+    (tmp_path / "a" / "model.safetensors").replace(tmp_path / "b" / "model.safetensors")
+    with pytest.raises(ValueError, match="of two students"):
+        load_student(tmp_path / "b")
+    save_student(make("linear"), tmp_path / "b")  # mends it
+    load_student(tmp_path / "b")
+
+
+BROKEN = {
+    "infinite": {"weights": np.full((1, L, T), np.inf, np.float32)},
+    "crossing": {"spread": Spread(np.array([[1.0, 0, 2]] * T), LEVELS)},
+    "levels": {"spread": Spread(np.zeros((T, 3)), (0.5, 0.1, 0.9))},
+    "period": {"period": 0},
+    "info": {"info": {"settings": "text"}},
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, kind):
+    save_student(make("linear"), tmp_path / "student")
+    for place in ("student", "new"):
+        with pytest.raises(ValueError, match=r"finite|decrease|increase|integer|info"):
+            save_student(replace(make("linear"), **BROKEN[kind]), tmp_path / place)
+    load_student(tmp_path / "student")
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_of_other_types_are_saved_as_they_must_be(tmp_path):
+    student = make("linear")
+    other = replace(
+        student,
+        weights=np.asfortranarray(student.weights.astype(np.float64)),
+        spread=Spread(student.spread.offsets.astype(np.float64), LEVELS, np.float64(0.5)),
+        period=np.int64(4),
+        info={"fit": {"validation_error": np.float32("nan")}},
+    )
+    save_student(other, tmp_path)
+    np.testing.assert_array_equal(load_student(tmp_path).weights, student.weights)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from conftest import seasonal
 from darts import TimeSeries
 
-from distilts_forecaster import MLP, DistilledForecaster, Training, load_student
+from distilts_forecaster import MLP, DistilledForecaster, Linear, Training, load_student
 from distilts_forecaster.sklearn import DistilledRegressor
 from distilts_forecaster.sktime import DistilledForecaster as SktimeForecaster
 
@@ -81,7 +81,7 @@ def test_drift_is_measured_against_the_fit_of_the_saved_student(tmp_path):
 
 
 def test_encoders_and_covariates_come_back(tmp_path):
-    encoders = {"cyclic": {"future": ["hour"]}, "datetime_attribute": {"past": ["dayofweek"]}}
+    encoders = {"cyclic": {"future": ("hour",)}, "datetime_attribute": {"past": ["dayofweek"]}}
     target = series()
     model = make(distillation_weight=0, add_encoders=encoders).fit(target)
     model.save_student(tmp_path)
@@ -98,11 +98,33 @@ def test_encoders_that_are_functions_must_be_given_again(tmp_path):
     encoders = {"custom": {"future": [hour_of_five]}}
     model = make(distillation_weight=0, add_encoders=encoders).fit(series())
     model.save_student(tmp_path)
-    with pytest.raises(ValueError, match="future covariates"):
-        DistilledForecaster.from_student(tmp_path).predict(T, series=series())
+    with pytest.raises(ValueError, match="give add_encoders"):
+        DistilledForecaster.from_student(tmp_path)
     again = DistilledForecaster.from_student(tmp_path, add_encoders=encoders)
     made = again.predict(T, series=series())
     np.testing.assert_array_equal(made.values(), model.predict(T).values())
+
+
+def test_encoders_that_have_learned_are_refused(tmp_path):
+    encoders = {"position": {"past": ["relative"], "future": ["relative"]}}
+    make(distillation_weight=0, add_encoders=encoders).fit(series()).save_student(tmp_path)
+    with pytest.raises(ValueError, match="save and load the model itself"):
+        DistilledForecaster.from_student(tmp_path)
+
+
+@pytest.mark.parametrize("quantiles", [[0.5], [0.2, 0.5]])
+def test_the_levels_come_back(tmp_path, quantiles):
+    make(distillation_weight=0, quantiles=quantiles).fit(series()).save_student(tmp_path)
+    assert DistilledForecaster.from_student(tmp_path).model_params["quantiles"] == quantiles
+
+
+def test_the_students_own_settings_come_back(tmp_path):
+    model = make(student=Linear(per_component=True, ridge=0.3), distillation_weight=0)
+    model.fit(series(2)).save_student(tmp_path / "a")
+    again = DistilledForecaster.from_student(tmp_path / "a")
+    assert again.model_params["student"] == Linear(per_component=True, ridge=0.3)
+    refitted = again.fit(series(2)).student_
+    np.testing.assert_array_equal(refitted.weights, model.student_.weights)
 
 
 def test_a_network_becomes_a_model_too(tmp_path):
@@ -113,7 +135,7 @@ def test_a_network_becomes_a_model_too(tmp_path):
     again = DistilledForecaster.from_student(load_student(tmp_path))
     made = again.predict(T, series=series())
     np.testing.assert_array_equal(made.values(), model.predict(T).values())
-    assert again.model_params["student"].hidden_size == 8
+    assert again.model_params["student"] == student
 
 
 def test_a_model_around_a_student_is_saved_as_any(tmp_path):
@@ -139,11 +161,12 @@ def test_nothing_is_saved_before_fit(tmp_path):
     assert not (tmp_path / "student").exists()
 
 
-def test_sktime_forecasts_from_a_saved_student_and_keeps_it(tmp_path):
+@pytest.mark.parametrize("column", ["hour", 0])
+def test_sktime_forecasts_from_a_saved_student_and_keeps_it(tmp_path, column):
     y = pd.Series(seasonal(300)[:, 0], index=TIMES)
-    X = pd.DataFrame({"hour": TIMES.hour.to_numpy(float)}, index=TIMES)
+    X = pd.DataFrame({column: TIMES.hour.to_numpy(float)}, index=TIMES)
     ahead = pd.date_range(TIMES[-1] + TIMES.freq, periods=T, freq="h")
-    later = pd.DataFrame({"hour": ahead.hour.to_numpy(float)}, index=ahead)
+    later = pd.DataFrame({column: ahead.hour.to_numpy(float)}, index=ahead)
     fitted = SktimeForecaster(L, T, distillation_weight=0, cache_dir=False)
     expected = fitted.fit(y, X, fh=range(1, T + 1)).predict(X=later)
     fitted.save_student(tmp_path)

@@ -6,6 +6,7 @@ checked before a student is built, and files outside of the directory are not op
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -22,6 +23,7 @@ from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.card import write_card
 from distilts_forecaster.runtime.effects import Effects
 from distilts_forecaster.runtime.hub import download
+from distilts_forecaster.runtime.info import as_json
 from distilts_forecaster.runtime.linear import LinearForecaster
 from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster
 from distilts_forecaster.runtime.quantiles import Spread
@@ -62,7 +64,10 @@ _KEYS = {
     "nonnegative",
     "spread",
     "info",
+    "weights_id",
 }
+#: Parts of ``info`` that are looked at.
+_INFO = ("teacher", "data", "settings", "fit", "versions", "darts", "sktime")
 _SCALES = ("past_scale", "future_scale", "static_scale")
 _NETWORK = "network."
 _EFFECTS = "effects."
@@ -84,7 +89,8 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
         the model.
     ValueError
         If the directory holds a ``README.md``, ``config.json`` or ``model.safetensors`` that is
-        none of a student.
+        none of a student; or the student could not be loaded again: its numbers are not finite,
+        say. Nothing is written then.
 
     Examples
     --------
@@ -105,20 +111,39 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
         )
     target = Path(directory)
     check_free(target)
-    target.mkdir(parents=True, exist_ok=True)
+    _check_info(student.info)
     config, arrays = _take_apart(student)
-    weights = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    # Files of two savings are told apart: an interrupted one could leave some of each.
+    config["weights_id"] = _digest(arrays)
+    weights = save(arrays, {"weights_id": config["weights_id"]})
     contents = {
         WEIGHTS_FILE: weights,
         CONFIG_FILE: (json.dumps(config, indent=2, allow_nan=False) + "\n").encode(),
-        CARD_FILE: write_card(student, len(weights)).encode(),
+        CARD_FILE: write_card(student, len(weights)).encode(errors="replace"),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        _write(contents, Path(folder))
+        load_student(folder)  # what cannot be loaded is not saved
+    target.mkdir(parents=True, exist_ok=True)
     # Each file is whole at all times: written under another name, then renamed.
     with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as folder:
-        for name, content in contents.items():
-            (Path(folder) / name).write_bytes(content)
+        _write(contents, Path(folder))
         for name in contents:
             os.replace(Path(folder) / name, target / name)
+
+
+def _write(contents: Mapping[str, bytes], folder: Path) -> None:
+    """Write files."""
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return what tells arrays from others."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check_free(target: Path) -> None:
@@ -158,7 +183,7 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
         "output_chunk_shift": student.output_chunk_shift,
         "n_components": student.n_components,
         "n_covariates": list(student.n_covariates),
-        "period": student.period,
+        "period": None if student.period is None else int(student.period),
         "nonnegative": bool(student.nonnegative),
         "spread": None,
     }
@@ -176,8 +201,17 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
         levels, persistence = student.spread.levels, student.spread.persistence
         config["spread"] = {"levels": list(levels), "persistence": float(persistence)}
         arrays["offsets"] = student.spread.offsets
-    config["info"] = student.info
-    return config, {name: np.asarray(a) for name, a in arrays.items() if a is not None}
+    config["info"] = as_json(student.info)
+    return config, {
+        name: np.ascontiguousarray(a, np.float64 if _is_scale(name) else np.float32)
+        for name, a in arrays.items()
+        if a is not None
+    }
+
+
+def _is_scale(name: str) -> bool:
+    """Say whether an array is on the scale of covariates, which float32 may not tell apart."""
+    return name.removeprefix(_EFFECTS) in (*_SCALES, "knots")
 
 
 def load_student(
@@ -218,13 +252,17 @@ def load_student(
     512
     """
     directory = Path(source)
-    if not directory.is_dir():
+    try:
+        is_there = directory.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
         if isinstance(source, str) and re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", source):
             directory = download(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token)
         else:
             raise ValueError(
-                f"There is no directory {os.fspath(source)}, and it is no name on the hub either "
-                '("owner/name"). model.save_student(directory) writes one.'
+                f"There is no directory {os.fspath(source)[:200]}, and it is no name on the hub "
+                'either ("owner/name"). model.save_student(directory) writes one.'
             )
     config = _read_config(directory)
     arrays = _read_arrays(directory, config)
@@ -260,8 +298,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{where} has more than {_MOST_BYTES} bytes: that is no student.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        config = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not the JSON of a saved student: {error}") from error
     if not isinstance(config, dict) or "student" not in config:
         raise ValueError(f'{where} is not of a saved student: it has no "student".')
@@ -286,6 +325,24 @@ def _read_config(directory: Path) -> dict[str, Any]:
 def _refuse(constant: str) -> None:
     """Refuse what is no JSON."""
     raise ValueError(f"{constant} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    """Return a number that is one."""
+    value = float(text)
+    if not math.isfinite(value):
+        _refuse(text)
+    return value
+
+
+def _check_info(info: Any) -> None:
+    """Raise ValueError unless it has the parts that are looked at, or none."""
+    if info is not None and not isinstance(info, Mapping):
+        raise ValueError(f"info must be an object or null, got {info!r:.80}.")
+    for name in _INFO:
+        part = (info or {}).get(name)
+        if part is not None and not isinstance(part, Mapping):
+            raise ValueError(f"info.{name} must be an object or null, got {part!r:.80}.")
 
 
 def _check_config(config: dict[str, Any], kind: str) -> None:
@@ -314,9 +371,7 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
         persistence: Any = spread.get("persistence")
         if not _is_number(persistence) or not 0 <= persistence < 1:
             raise ValueError(f"persistence must be in [0, 1), got {persistence!r:.80}.")
-    info = config.get("info")
-    if info is not None and not isinstance(info, dict):
-        raise ValueError(f"info must be an object or null, got {info!r:.80}.")
+    _check_info(config["info"])
     if kind == "linear":
         return
     sizes = config.get("sizes")
@@ -329,8 +384,8 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Say whether it is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether it is a number, not larger than what can be meant."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _integer(config: Mapping[Any, Any], key: Any, low: int, high: int, name: str = "") -> None:
@@ -369,10 +424,11 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
                     known |= name.startswith(_NETWORK)
                 if not known:
                     raise ValueError(f"{where} holds {name!r:.80}, which no such student has.")
-                is_scale = stem in (*_SCALES, "knots")
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in (("F32", "F64") if is_scale else ("F32",)):
-                    raise ValueError(f"{where} holds {name!r:.80} as {dtype}, not as float32.")
+                dtype, right = file.get_slice(name).get_dtype(), "F64" if _is_scale(name) else "F32"
+                if dtype != right:
+                    raise ValueError(f"{where} holds {name!r:.80} as {dtype}, not as {right}.")
+            if (file.metadata() or {}).get("weights_id") != config["weights_id"]:
+                raise ValueError(f"{where} and {CONFIG_FILE} are of two students: save again.")
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{where} is not what safetensors writes: {error}") from error
@@ -442,6 +498,11 @@ def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
         )
     steps = student.output_chunk_length
     parts = getattr(student, "effects", None)
+    if isinstance(student, LinearForecaster):
+        n_components = student.n_components or 1
+        counts = {len(student.weights), 1 if parts is None else len(parts.weights)}
+        if not counts <= {1, n_components} or (parts is not None and not any(parts.sizes())):
+            raise ValueError(f"{directory}: the weights are of the wrong number of components.")
     if parts is not None:
         n_recent = int(np.log2(student.input_chunk_length)) + 1
         n_past, n_future, n_static = student.n_covariates

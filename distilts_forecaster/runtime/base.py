@@ -238,6 +238,8 @@ class Forecaster:
                 f"Each context must have at least one step, got none. The student looks at "
                 f"{self.input_chunk_length}."
             )
+        if components == 0:
+            raise ValueError("Each context must have at least one component, got none.")
         if self.n_components not in (None, components):
             raise ValueError(
                 f"This student was fitted on {self.n_components} components, got {components}."
@@ -295,6 +297,10 @@ class Forecaster:
     ) -> np.ndarray:
         """Forecast some windows at a time, their gaps filled and negative forecasts mended."""
         n, step = len(windows), max(1, _WINDOWS_PER_CHUNK // paths)
+        if n == 0:  # as for one, without it
+            given = (covariates.past, covariates.future, covariates.static)
+            one = Covariates(*(None if c is None else np.zeros((1, *c.shape[1:])) for c in given))
+            return self._in_parts(forecast, np.zeros((1, *windows.shape[1:])), one, paths)[:0]
         if n > step:
             starts = range(0, n, step)
             parts = (

@@ -59,7 +59,7 @@ class LinearForecaster(Forecaster):
 
     def __post_init__(self) -> None:
         """Check the shape."""
-        if self.weights.ndim != 3:
+        if self.weights.ndim != 3 or not self.weights.size:
             raise ValueError(
                 f"A linear student needs weights of shape (K, L, T), got {self.weights.shape}."
             )
