@@ -18,7 +18,7 @@ __all__ = ["Table", "read_table"]
 
 #: Names by which columns are found where none is given, in the order of preference.
 _ID_NAMES = ("unique_id", "item_id", "series_id", "id")
-_TIME_NAMES = ("ds", "timestamp", "datetime", "date", "time")
+_TIME_NAMES = ("ds", "timestamp", "datetime", "date", "time", "year")
 _TARGET_NAMES = ("y", "target", "value")
 
 
@@ -128,7 +128,7 @@ def read_table(
     OSError
         If there is no such file.
     """
-    frame = _read_frame(source)
+    frame = _read_frame(source, id)
     if not len(frame) or not len(frame.columns):
         raise ValueError(f"{_called(source)} has no rows.")
     frame.columns = [str(name) for name in frame.columns]
@@ -167,8 +167,8 @@ def _called(source: str) -> str:
     return "Standard input" if source == "-" else source
 
 
-def _read_frame(source: str) -> pd.DataFrame:
-    """Read CSV or Parquet."""
+def _read_frame(source: str, id: str | None) -> pd.DataFrame:
+    """Read CSV or Parquet. Of CSV, what says which series stays text: 007 is not 7."""
     content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     if content[:4] == b"PAR1":
         try:
@@ -181,9 +181,15 @@ def _read_frame(source: str) -> pd.DataFrame:
             raise ValueError(f"{_called(source)} is no Parquet file: {error}") from error
         return frame.reset_index(drop=isinstance(frame.index, pd.RangeIndex))
     header = content.split(b"\n", 1)[0]
-    separator = max(b",;\t", key=lambda byte: header.count(byte))
+    separator = chr(max(b",;\t", key=lambda byte: header.count(byte)))
+    # Where semicolons separate columns, commas are in numbers.
+    options: dict[str, Any] = {"sep": separator, "decimal": "," if separator == ";" else "."}
     try:
-        return pd.read_csv(io.BytesIO(content), sep=chr(separator), index_col=False)
+        names = pd.read_csv(io.BytesIO(content), nrows=0, index_col=False, **options).columns
+        ids = [name for name in names if name == id or (id is None and name.lower() in _ID_NAMES)]
+        return pd.read_csv(
+            io.BytesIO(content), index_col=False, dtype=dict.fromkeys(ids, str), **options
+        )
     except (ValueError, OverflowError) as error:  # of the parser, and of the encoding
         raise ValueError(f"{_called(source)} is no CSV file: {error}") from error
 
@@ -205,7 +211,7 @@ def _are_dates(column: pd.Series) -> bool:
     try:
         with warnings.catch_warnings():  # of formats that cannot be told
             warnings.simplefilter("ignore")
-            pd.to_datetime(column.iloc[:10])
+            pd.to_datetime(column.iloc[:10], dayfirst=True)
     except (ValueError, TypeError, OverflowError):
         return False
     return True
@@ -261,16 +267,19 @@ def _times(column: pd.Series) -> pd.Index:
         if not (np.abs(numbers) < 2**53).all() or (numbers != np.round(numbers)).any():
             raise ValueError(f"The column {column.name} must hold dates or whole numbers.")
         return pd.Index(numbers.astype(np.int64))
-    for parse in ("ISO8601", None):
+    # Day first only where month first cannot be.
+    for options in ({"format": "ISO8601"}, {}, {"dayfirst": True}):
         try:
             with warnings.catch_warnings():  # of formats that are found for each cell
                 warnings.simplefilter("ignore")
-                return pd.DatetimeIndex(pd.to_datetime(column, utc=True, format=parse)).tz_localize(
-                    None
-                )
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = error
-    raise ValueError(f"The column {column.name} does not hold times: {reason}")
+                parsed = pd.to_datetime(column, utc=True, **options)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        return pd.DatetimeIndex(parsed).tz_localize(None)
+    raise ValueError(
+        f"The column {column.name} does not hold times, but {column.iloc[0]!r:.60}: write them "
+        "as 2024-01-31 or 2024-01-31 18:30, or as whole numbers."
+    )
 
 
 def _common_freq(all_times: Sequence[pd.DatetimeIndex]) -> str:

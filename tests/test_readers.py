@@ -102,6 +102,21 @@ def test_columns_can_be_named(tmp_path):
     assert len(out) == 4
 
 
+def test_an_id_stays_what_it_is(tmp_path):
+    rows = "".join(f"{name},{day:%Y-%m-%d},1\n" for name in ("007", "08") for day in DATES)
+    (tmp_path / "data.csv").write_text("id,ds,y\n" + rows)
+    assert read_table(str(tmp_path / "data.csv")).ids == ["007", "08"]
+
+
+def test_days_may_come_first_and_commas_be_in_numbers(tmp_path):
+    times = pd.date_range("2024-01-01", periods=20, freq="D")
+    rows = "".join(f"{day:%d.%m.%Y};{i},5\n" for i, day in enumerate(times))
+    (tmp_path / "data.csv").write_text("Datum;Wert\n" + rows)
+    table = read_table(str(tmp_path / "data.csv"))
+    assert table.times[0].equals(times)
+    np.testing.assert_array_equal(table.values[0][:, 0], np.arange(20) + 0.5)
+
+
 BAD = {
     "empty": (b"", {}, "is no CSV file"),
     "no rows": (b"ds,y\n", {}, "no rows"),
