@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_table(predict)
     predict.add_argument("--horizon", type=_positive, help="steps (default: the student's own)")
     predict.add_argument("--quantiles", nargs="+", type=float, help="levels, such as 0.1 0.9")
-    predict.add_argument("--out", type=Path, help=".csv or .parquet (default: standard output)")
+    predict.add_argument("--out", type=Path, help=".csv, .parquet, .json (default: printed)")
     report = _add_command(commands, "report", "measure a student on new data, beside naive ones")
     report.add_argument("student", help="directory, or name on the hub")
     _add_table(report)

@@ -6,6 +6,7 @@ Each returns what it found out, as JSON can hold it, and says how to print it fo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ import numpy as np
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, load_student
 from distilts_forecaster.runtime.artifact import WEIGHTS_FILE, check_free
 from distilts_forecaster.runtime.card import measure_latency, median_seconds
+from distilts_forecaster.runtime.info import as_json as as_json_value
 
 if TYPE_CHECKING:
     from distilts_forecaster.readers import Table
@@ -28,6 +30,9 @@ __all__ = ["bench", "export", "fit", "predict", "report", "write_frame"]
 
 #: Intervals whose coverage is reported: levels below and above.
 _INTERVALS = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
+
+#: Where a graph is written if no other place is named.
+ONNX_FILE = "model.onnx"
 
 #: For which each thing is timed.
 _SECONDS = 0.5
@@ -82,13 +87,14 @@ def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         verbose=False if args.quiet else None,
     )
     series = [
-        TimeSeries.from_times_and_values(times, values, freq=table.freq, columns=table.components)
-        for times, values in zip(table.times, table.values, strict=True)
+        TimeSeries.from_times_and_values(times, values, freq=freq, columns=table.components)
+        for times, values, freq in zip(table.times, table.values, table.freqs, strict=True)
     ]
     start = time.perf_counter()
     model.fit(series[0] if len(series) == 1 else series)
     seconds = time.perf_counter() - start
     model.save_student(args.out)
+    (args.out / ONNX_FILE).unlink(missing_ok=True)  # of the student that was there before
     info = dict(model.student_.info or {})
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.is_file())
     result = {"student": os.fspath(args.out), "seconds": seconds, "bytes": size, **info}
@@ -197,8 +203,14 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }
     if season == 1:
         made.pop("repeating the last 1 steps")
+    for name in made:  # where the season before is missing, the last value is repeated
+        if name != "student":
+            made[name] = np.where(np.isfinite(made[name]), made[name], filled[:, -1:])
     if args.teacher:
         made["teacher"] = _ask_teacher(args.teacher, contexts, horizon, shift)
+    # All are measured where all have a forecast.
+    known = np.all([np.isfinite(forecast) for forecast in made.values()], axis=0)
+    truth = np.where(known, truth, np.nan)
     errors = {name: np.abs(forecast - truth) for name, forecast in made.items()}
     rows = {
         name: {
@@ -213,7 +225,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if student.spread is not None:
         levels = sorted({level for pair in _INTERVALS.values() for level in pair})
         quantiles = student.predict_quantiles(contexts, horizon, levels)
-        known = np.isfinite(truth)
+        known &= np.isfinite(truth)
         for percent, (low, high) in _INTERVALS.items():
             inside = truth >= quantiles[..., levels.index(low)]
             inside &= truth <= quantiles[..., levels.index(high)]
@@ -354,7 +366,7 @@ def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from distilts_forecaster.onnx import export_onnx
 
     student = load_student(args.student)
-    path = args.onnx if args.onnx is not None else Path(args.student) / "model.onnx"
+    path = args.onnx if args.onnx is not None else Path(args.student) / ONNX_FILE
     made = export_onnx(student, path, args.quantiles, args.precision)
     result = {**vars(made), "path": os.fspath(made.path)}
     text = (
@@ -457,7 +469,7 @@ def _time_onnx(student: Forecaster, sizes: Sequence[int]) -> dict[int, float]:
 
 
 def write_frame(frame: Any, out: Path | None, as_json: bool) -> None:
-    """Write a table: Parquet or CSV by the file's name, CSV or JSON to standard output.
+    """Write a table: CSV, Parquet or JSON by the file's name, CSV or JSON to standard output.
 
     Parameters
     ----------
@@ -466,15 +478,22 @@ def write_frame(frame: Any, out: Path | None, as_json: bool) -> None:
     as_json : bool
         An object for each row.
     """
-    if as_json:
-        text = frame.to_json(orient="records", date_format="iso")
+    kinds = {None: "csv", ".csv": "csv", ".parquet": "parquet", ".json": "json"}
+    suffix = None if out is None else out.suffix.lower()
+    if suffix not in kinds or (as_json and suffix not in (None, ".json")):
+        raise ValueError(f"--out {out}: name a .csv, .parquet or .json file (with --json a .json).")
+    kind = "json" if as_json else kinds[suffix]
+    if kind == "parquet":
+        frame.to_parquet(out, index=False)
+    elif kind == "csv":
+        frame.to_csv(sys.stdout if out is None else out, index=False)
+    else:
+        plain = frame.copy()
+        for name in plain.columns:
+            if plain[name].dtype.kind == "M":
+                plain[name] = plain[name].dt.strftime("%Y-%m-%dT%H:%M:%S")
+        text = json.dumps(as_json_value(plain.to_dict("records")), allow_nan=False)
         if out is None:
             print(text)
         else:
             out.write_text(text + "\n", encoding="utf-8")
-    elif out is None:
-        frame.to_csv(sys.stdout, index=False)
-    elif out.suffix == ".parquet":
-        frame.to_parquet(out, index=False)
-    else:
-        frame.to_csv(out, index=False)

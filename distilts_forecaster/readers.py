@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import warnings
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from distilts_forecaster.dates import find_freq, read_times
 
 __all__ = ["Table", "read_table"]
 
@@ -37,8 +40,8 @@ class Table:
     components : list of str
     id_name, time_name : str
         Of the columns; ``time_name`` is "step" where there is none.
-    freq : str or None
-        Of times that are dates.
+    freqs : list of str or None
+        Of each series, where its times are dates.
     """
 
     ids: list[Any]
@@ -47,7 +50,7 @@ class Table:
     components: list[str]
     id_name: str
     time_name: str
-    freq: str | None
+    freqs: list[str | None]
 
     def times_after(self, i: int, n: int) -> Any:
         """Return the n times that follow a series.
@@ -62,12 +65,12 @@ class Table:
         -------
         pandas.DatetimeIndex or pandas.RangeIndex
         """
-        times = self.times[i]
-        if self.freq is None:
+        times, freq = self.times[i], self.freqs[i]
+        if freq is None:
             return pd.RangeIndex(
                 times[-1] + times.step, times[-1] + (n + 1) * times.step, times.step
             )
-        return pd.date_range(times[-1], periods=n + 1, freq=self.freq)[1:]
+        return pd.date_range(times[-1], periods=n + 1, freq=freq)[1:]
 
     def to_frame(self, forecasts: Sequence[np.ndarray], columns: Sequence[str]) -> pd.DataFrame:
         """Return what follows each series as a table like the one that was read.
@@ -134,23 +137,32 @@ def read_table(
     frame.columns = [str(name) for name in frame.columns]
     if len(set(frame.columns)) < len(frame.columns):
         raise ValueError(f"{_called(source)} has columns of the same name: {list(frame.columns)}.")
-    id = _find(frame, "--id", id, _ID_NAMES)
-    time = _find(frame, "--time", time, _TIME_NAMES)
-    if time is None and id is None and _are_dates(frame.iloc[:, 0]):
-        time = str(frame.columns[0])
+    given_id, id = id, _find(frame, "--id", id, _ID_NAMES)
+    if given_id is None and id is not None and _counts_rows(frame[id]):
+        frame, id = frame.drop(columns=id), None
+    time = _find(frame, "--time", time, ()) or _find_time(frame, id, target)
     targets = _targets(frame, target, id, time)
     values = np.column_stack([_numbers(frame, name) for name in targets])
-    times = None if time is None else _times(frame[time])
+    times = None
+    if time is not None:
+        if frame[time].isna().any():
+            raise ValueError(f"{int(frame[time].isna().sum())} rows have no {time}.")
+        times = read_times(frame[time])
     groups: dict[Any, Any] = {None: np.arange(len(frame))}
     if id is not None:
         if frame[id].isna().any():
             raise ValueError(f"{int(frame[id].isna().sum())} rows have no {id}: leave them out.")
         groups = dict(frame.groupby(id, sort=False).indices)
-    if freq is None and isinstance(times, pd.DatetimeIndex):
-        freq = _common_freq([times[rows] for rows in groups.values()])
-    if freq is not None and not isinstance(times, pd.DatetimeIndex):
+    freqs: list[str | None] = [freq] * len(groups)
+    if isinstance(times, pd.DatetimeIndex):
+        if freq is None:
+            freqs = _find_freqs([times[rows] for rows in groups.values()])
+    elif freq is not None:
         raise ValueError(f"--freq {freq}: there are no dates that it could be of.")
-    parts = [_regular(key, rows, times, values, freq) for key, rows in groups.items()]
+    parts = [
+        _regular(key, rows, times, values, one)
+        for (key, rows), one in zip(groups.items(), freqs, strict=True)
+    ]
     return Table(
         ids=list(groups),
         times=[index for index, _ in parts],
@@ -158,7 +170,7 @@ def read_table(
         components=targets,
         id_name=id or "unique_id",
         time_name=time or "step",
-        freq=freq,
+        freqs=freqs,
     )
 
 
@@ -169,6 +181,8 @@ def _called(source: str) -> str:
 
 def _read_frame(source: str, id: str | None) -> pd.DataFrame:
     """Read CSV or Parquet. Of CSV, what says which series stays text: 007 is not 7."""
+    if source == "-" and sys.stdin is None:
+        raise ValueError("There is no standard input.")
     content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     if content[:4] == b"PAR1":
         try:
@@ -179,7 +193,8 @@ def _read_frame(source: str, id: str | None) -> pd.DataFrame:
             ) from error
         except Exception as error:  # pyarrow's own errors have no common class but this
             raise ValueError(f"{_called(source)} is no Parquet file: {error}") from error
-        return frame.reset_index(drop=isinstance(frame.index, pd.RangeIndex))
+        counted = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+        return frame.reset_index(drop=counted)
     header = content.split(b"\n", 1)[0]
     separator = chr(max(b",;\t", key=lambda byte: header.count(byte)))
     # Where semicolons separate columns, commas are in numbers.
@@ -187,9 +202,12 @@ def _read_frame(source: str, id: str | None) -> pd.DataFrame:
     try:
         names = pd.read_csv(io.BytesIO(content), nrows=0, index_col=False, **options).columns
         ids = [name for name in names if name == id or (id is None and name.lower() in _ID_NAMES)]
-        return pd.read_csv(
-            io.BytesIO(content), index_col=False, dtype=dict.fromkeys(ids, str), **options
+        # Not as a type: NA is an id.
+        frame = pd.read_csv(
+            io.BytesIO(content), index_col=False, converters=dict.fromkeys(ids, str), **options
         )
+        frame[ids] = frame[ids].replace("", None)
+        return frame.drop(columns=[n for n in names if re.fullmatch(r"Unnamed: \d+", n)])
     except (ValueError, OverflowError) as error:  # of the parser, and of the encoding
         raise ValueError(f"{_called(source)} is no CSV file: {error}") from error
 
@@ -204,15 +222,35 @@ def _find(frame: pd.DataFrame, option: str, given: str | None, usual: Sequence[s
     return next((lower[name] for name in usual if name in lower), None)
 
 
+def _counts_rows(column: pd.Series) -> bool:
+    """Say whether a column called id tells rows, not series: numbers, none of them twice."""
+    if len(column) < 2 or not column.is_unique:
+        return False
+    return bool(pd.to_numeric(column, errors="coerce").notna().all())
+
+
+def _find_time(frame: pd.DataFrame, id: str | None, target: Sequence[str] | None) -> str | None:
+    """Return the column that says when, by its name or by what it holds; None where none does."""
+    others = [name for name in frame.columns if name != id and name not in (target or ())]
+    lower = {name.lower(): name for name in others}
+    usual = [lower[name] for name in _TIME_NAMES if name in lower]
+    if not usual:
+        usual = [name for name in others if _are_dates(frame[name])]
+    # Of a day and a time, the one that tells rows apart.
+    rows = [] if id is None else [id]
+    apart = [name for name in usual if not frame.duplicated([*rows, name]).any()]
+    return next(iter(apart or usual), None)
+
+
 def _are_dates(column: pd.Series) -> bool:
     """Say whether a column is text that can be read as dates, or dates."""
     if pd.api.types.is_numeric_dtype(column):
         return False
     try:
-        with warnings.catch_warnings():  # of formats that cannot be told
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pd.to_datetime(column.iloc[:10], dayfirst=True)
-    except (ValueError, TypeError, OverflowError):
+            read_times(column.dropna().iloc[:10])
+    except (ValueError, IndexError):
         return False
     return True
 
@@ -229,11 +267,13 @@ def _targets(
         return list(given)
     if not others:
         raise ValueError(f"The table has no column with values, only {list(frame.columns)}.")
-    if id is None or len(others) == 1:
-        return others
-    usual = _find(frame[others], "--target", None, _TARGET_NAMES)
+    values = [name for name in others if not _are_dates(frame[name])] or others
+    if id is None or len(values) == 1:
+        return values
+    usual = _find(frame[values], "--target", None, _TARGET_NAMES)
     if usual is None:
-        raise ValueError(f"Say which of {others} to forecast: --target {others[0]}")
+        numbers = [n for n in values if pd.api.types.is_numeric_dtype(frame[n])] or values
+        raise ValueError(f"Say which of {numbers} to forecast: --target {numbers[0]}")
     return [usual]
 
 
@@ -250,58 +290,19 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     if len(wrong):
         raise ValueError(
             f"The column {name} holds {column.iloc[wrong[0]]!r:.60} in row {wrong[0] + 1} (and "
-            f"{len(wrong) - 1} more that are no finite number). Leave columns out with --target; "
-            "empty cells are missing values."
+            f"{len(wrong) - 1} more that are no finite number). Name the columns with values: --target; "
+            "one that says which series a row is of: --id. Empty cells are missing values."
         )
     return values
 
 
-def _times(column: pd.Series) -> pd.Index:
-    """Return a column as dates without a zone, or as integers."""
-    if column.isna().any():
-        raise ValueError(f"{int(column.isna().sum())} rows have no {column.name}.")
-    if pd.api.types.is_bool_dtype(column):
-        raise ValueError(f"The column {column.name} holds no times, but {column.iloc[0]!r}.")
-    if pd.api.types.is_numeric_dtype(column):
-        numbers = column.to_numpy(np.float64)
-        if not (np.abs(numbers) < 2**53).all() or (numbers != np.round(numbers)).any():
-            raise ValueError(f"The column {column.name} must hold dates or whole numbers.")
-        return pd.Index(numbers.astype(np.int64))
-    # Day first only where month first cannot be.
-    for options in ({"format": "ISO8601"}, {}, {"dayfirst": True}):
-        try:
-            with warnings.catch_warnings():  # of formats that are found for each cell
-                warnings.simplefilter("ignore")
-                parsed = pd.to_datetime(column, utc=True, **options)
-        except (ValueError, TypeError, OverflowError):
-            continue
-        return pd.DatetimeIndex(parsed).tz_localize(None)
-    raise ValueError(
-        f"The column {column.name} does not hold times, but {column.iloc[0]!r:.60}: write them "
-        "as 2024-01-31 or 2024-01-31 18:30, or as whole numbers."
-    )
-
-
-def _common_freq(all_times: Sequence[pd.DatetimeIndex]) -> str:
-    """Return the frequency that most stretches of consecutive times have."""
-    found: Counter[str] = Counter()
-    for times in all_times[:: max(1, len(all_times) // 50)]:
-        ordered = times.unique().sort_values()
-        whole = pd.infer_freq(ordered) if len(ordered) > 2 else None
-        if whole is not None:
-            found[whole] += 20
-            continue
-        # Where rows are missing, stretches between them tell.
-        for start in np.linspace(0, max(0, len(ordered) - 5), 20).astype(int):
-            stretch = ordered[start : start + 5]
-            freq = pd.infer_freq(stretch) if len(stretch) > 2 else None
-            if freq is not None:
-                found[freq] += 1
-    if not found:
-        raise ValueError(
-            "The times have no frequency that can be seen: give --freq (h, D, MS ...)."
-        )
-    return found.most_common(1)[0][0]
+def _find_freqs(all_times: Sequence[pd.DatetimeIndex]) -> list[str | None]:
+    """Return the frequency of each series; of those too short to tell, the most common one."""
+    found = [find_freq(times) for times in all_times]
+    known = Counter(freq for freq in found if freq is not None)
+    if not known:
+        raise ValueError("The times have no frequency that can be seen: give --freq (h, D, MS).")
+    return [freq or known.most_common(1)[0][0] for freq in found]
 
 
 def _regular(
@@ -333,6 +334,12 @@ def _regular(
         raise ValueError(
             f"The times{which} are mostly missing: {len(mine)} of {n_steps:.0f} steps of "
             f"{freq or step}. Give another --freq, or resample them."
+        )
+    if n_steps > 2 * len(mine) + 1:
+        warnings.warn(
+            f"{n_steps - len(mine):.0f} of {n_steps:.0f} steps{which} are missing, if times come "
+            f"every {freq or step}: is that so?",
+            stacklevel=2,
         )
     if freq is not None:
         full = pd.date_range(mine[0], mine[-1], freq=freq)

@@ -77,6 +77,14 @@ def test_fit_predict_report_export_bench_work_one_after_the_other(tmp_path, tabl
     assert (out / "model.onnx").is_file()
 
 
+def test_json_keeps_all_digits(tmp_path, student, capsys):
+    pd.DataFrame({"y": 1e-11 * np.arange(1, 31)}).to_csv(tmp_path / "small.csv", index=False)
+    _, printed, _ = run(capsys, "predict", student, tmp_path / "small.csv", "--json")
+    made = [row["y"] for row in json.loads(printed)]
+    expected = load_student(student).predict(1e-11 * np.arange(1, 31))
+    np.testing.assert_allclose(made, expected, rtol=1e-9)
+
+
 def test_people_read_text(tmp_path, table, capsys):
     out = tmp_path / "student"
     code, printed, _ = run(capsys, "fit", table, "--out", out, *FIT)
@@ -136,6 +144,8 @@ def test_standard_input_and_a_reader_that_has_enough(student, table):
         (["predict", "STUDENT", "DATA", "--target", "z"], "--target z"),
         (["predict", "STUDENT", "DATA", "--quantiles", "2"], "between 0 and 1"),
         (["predict", "STUDENT", "DATA", "--out", "no/such/folder/x.csv"], "does not exist"),
+        (["predict", "STUDENT", "DATA", "--out", "x.txt"], "name a .csv"),
+        (["predict", "STUDENT", "DATA", "--out", "x.csv", "--json"], "name a .csv"),
         (["report", "STUDENT", "DATA", "--season", "99"], "--season 99"),
         (["report", "STUDENT", "DATA", "--plot", "x.txt"], "--plot x.txt"),
         (["fit", "DATA", "--out", "DATA"], "is a file"),

@@ -31,8 +31,8 @@ def long_frame():
 def test_long_tables_are_series_in_the_order_in_which_they_appear(tmp_path, name):
     table = read_table(write(tmp_path, long_frame().sample(frac=1, random_state=3), name))
     assert sorted(table.ids) == ["a", "b"]
-    assert (table.freq, table.components, table.id_name, table.time_name) == (
-        "D",
+    assert (table.freqs, table.components, table.id_name, table.time_name) == (
+        ["D", "D"],
         ["y"],
         "unique_id",
         "ds",
@@ -55,12 +55,12 @@ def test_wide_tables_are_the_components_of_one_series(tmp_path, separator):
 
 def test_a_parquet_index_of_dates_is_a_column(tmp_path):
     frame = pd.DataFrame({"y": np.arange(8.0)}, index=DATES.rename("ds"))
-    assert read_table(write(tmp_path, frame, "data.parquet")).freq == "D"
+    assert read_table(write(tmp_path, frame, "data.parquet")).freqs == ["D"]
 
 
 def test_a_table_without_times_is_counted(tmp_path):
     table = read_table(write(tmp_path, pd.DataFrame({"p": [1.0, 2.0, np.nan]})))
-    assert (table.freq, table.time_name) == (None, "step")
+    assert (table.freqs, table.time_name) == ([None], "step")
     assert list(table.times_after(0, 2)) == [3, 4]
     assert np.isnan(table.values[0][2, 0])
 
@@ -115,6 +115,72 @@ def test_days_may_come_first_and_commas_be_in_numbers(tmp_path):
     table = read_table(str(tmp_path / "data.csv"))
     assert table.times[0].equals(times)
     np.testing.assert_array_equal(table.values[0][:, 0], np.arange(20) + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("written", "freq"),
+    [
+        *(("%d/%m/%Y", "MS"), ("%m/%d/%Y", "MS"), ("%d/%m/%y", "D"), ("%b-%y", "MS")),
+        *(("%Y%m", "MS"), ("%Y%m%d", "D"), ("%d.%m.%Y %H:%M", "h"), ("%Y/%m/%d", "W-MON")),
+    ],
+)
+def test_however_dates_are_written_they_are_read_as_they_are_regular(tmp_path, written, freq):
+    times = pd.date_range("2015-01-01", periods=60, freq=freq)
+    rows = "".join(f"{one.strftime(written)},{i}\n" for i, one in enumerate(times))
+    (tmp_path / "data.csv").write_text("date,y\n" + rows)
+    table = read_table(str(tmp_path / "data.csv"))
+    assert table.times[0].equals(times)
+    assert table.freqs == [freq]
+
+
+def test_what_cannot_be_told_is_told(tmp_path):
+    (tmp_path / "data.csv").write_text("ds,y\n01/02/2024,1\n02/03/2024,2\n03/04/2024,3\n")
+    with pytest.warns(UserWarning, match="day first"), pytest.raises(ValueError, match="--freq"):
+        read_table(str(tmp_path / "data.csv"))
+
+
+def test_series_of_a_panel_have_frequencies_of_their_own(tmp_path):
+    parts = [
+        pd.DataFrame(
+            {"id": freq, "ds": pd.date_range("2024-01-01", periods=9, freq=freq), "y": 1.0}
+        )
+        for freq in ("D", "MS", "W-WED")
+    ]
+    table = read_table(write(tmp_path, pd.concat(parts)))
+    assert table.freqs == ["D", "MS", "W-WED"]
+    assert table.times_after(1, 1)[0] == pd.Timestamp("2024-10-01")
+
+
+def test_times_are_found_wherever_they_are(tmp_path):
+    frame = pd.DataFrame({"y": range(8), "when": DATES.astype(str), "Date": "2024-01-01"})
+    assert read_table(write(tmp_path, frame[["y", "when"]]), target=["y"]).time_name == "when"
+    frame["Time"] = DATES.astype(str)
+    assert read_table(write(tmp_path, frame), target=["y"]).time_name == "Time"
+
+
+def test_counted_rows_are_not_forecast(tmp_path):
+    frame = pd.DataFrame({"ds": DATES, "y": range(8)})
+    frame.to_csv(tmp_path / "data.csv")
+    assert read_table(str(tmp_path / "data.csv")).components == ["y"]
+    frame.insert(0, "id", range(8))
+    table = read_table(write(tmp_path, frame))
+    assert (table.ids, table.components) == ([None], ["y"])
+    pytest.importorskip("pyarrow")
+    frame = frame[["ds", "y"]][::-1]
+    assert read_table(write(tmp_path, frame, "data.parquet")).components == ["y"]
+
+
+def test_na_is_an_id(tmp_path):
+    (tmp_path / "data.csv").write_text("id,y\nNA,1\nNA,2\nDE,3\nDE,\n")
+    table = read_table(str(tmp_path / "data.csv"))
+    assert table.ids == ["NA", "DE"]
+    assert np.isnan(table.values[1][1, 0])
+
+
+def test_many_missing_steps_are_told(tmp_path):
+    frame = pd.DataFrame({"ds": [*range(10), 90, 91], "y": 1.0})
+    with pytest.warns(UserWarning, match="80 of 92 steps"):
+        read_table(write(tmp_path, frame))
 
 
 BAD = {
