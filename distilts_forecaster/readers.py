@@ -290,8 +290,8 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     if len(wrong):
         raise ValueError(
             f"The column {name} holds {column.iloc[wrong[0]]!r:.60} in row {wrong[0] + 1} (and "
-            f"{len(wrong) - 1} more that are no finite number). Name the columns with values: --target; "
-            "one that says which series a row is of: --id. Empty cells are missing values."
+            f"{len(wrong) - 1} more that are no finite number). Name the columns with values: "
+            "--target; one that says which series a row is of: --id. Empty cells are missing."
         )
     return values
 
