@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distilts_forecaster import __version__
+
 __all__ = ["main"]
 
 _PICTURES = (".png", ".pdf", ".svg", ".jpg")
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="distilts", description="Distil forecasters, and use them."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
     predict = _add_command(commands, "predict", "forecast what follows the series of a table")

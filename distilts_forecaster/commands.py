@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -99,6 +100,13 @@ def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.is_file())
     result = {"student": os.fspath(args.out), "seconds": seconds, "bytes": size, **info}
     told, student = info.get("fit", {}), model.student_
+    got = (student.input_chunk_length, student.output_chunk_length)
+    if got != (args.lookback, args.horizon):
+        warnings.warn(
+            f"The series are too short for {args.lookback} -> {args.horizon} steps: the student "
+            f"looks at {got[0]} and forecasts {got[1]} at once.",
+            stacklevel=2,
+        )
     lines = [
         f"{len(series):,} series, {sum(map(len, series)):,} points, "
         f"{student.input_chunk_length} -> {student.output_chunk_length} steps, {seconds:.1f} s"

@@ -77,6 +77,14 @@ def test_fit_predict_report_export_bench_work_one_after_the_other(tmp_path, tabl
     assert (out / "model.onnx").is_file()
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_shorter_student_than_asked_for_is_told(tmp_path, table, capsys):
+    arguments = ("--lookback", 512, "--horizon", 6, "--quiet")
+    code, _, err = run(capsys, "fit", table, "--out", tmp_path / "student", *arguments)
+    assert code == 0
+    assert "too short for 512 -> 6 steps" in err
+
+
 def test_json_keeps_all_digits(tmp_path, student, capsys):
     pd.DataFrame({"y": 1e-11 * np.arange(1, 31)}).to_csv(tmp_path / "small.csv", index=False)
     _, printed, _ = run(capsys, "predict", student, tmp_path / "small.csv", "--json")
