@@ -427,24 +427,16 @@ def fuzz(data: Path, seconds: float = 120.0) -> None:
         print("\nfuzzing")
         target = folder / "target"
         target.mkdir()
-        counts = {"refused": 0, "loaded": 0, "crashed": 0}
-        stop = time.monotonic() + seconds / 2
-        while time.monotonic() < stop:
+
+        def load_damaged() -> None:
             files = dict(originals[rng.integers(len(originals))])
             which = list(files)[rng.integers(2)]
             files[which] = damage(files[which], rng)
             for file, content in files.items():
                 (target / file).write_bytes(content)
-            try:
-                student = load_student(target)
-                student.predict(np.arange(16.0))
-                counts["loaded"] += 1
-            except ValueError:
-                counts["refused"] += 1
-            except BaseException as error:
-                counts["crashed"] += 1
-                print(f"  {type(error).__name__}: {error}")
-        print(f"  load_student: {counts}")
+            load_student(target).predict(np.arange(16.0))
+
+        print(f"  load_student: {count_outcomes(load_damaged, seconds / 2)}")
         frame = b"unique_id,ds,y\n" + b"".join(
             b"%s,2024-01-%02d,%.2f\n" % (name, day, day / 3)
             for name in (b"a", b"b")
@@ -457,21 +449,30 @@ def fuzz(data: Path, seconds: float = 120.0) -> None:
         buffer = io.BytesIO()
         pd.read_csv(io.BytesIO(frame), parse_dates=["ds"]).to_parquet(buffer)
         tables = [frame, buffer.getvalue(), frame.replace(b",", b";")]
-        counts = {"refused": 0, "loaded": 0, "crashed": 0}
-        stop = time.monotonic() + seconds / 2
-        while time.monotonic() < stop:
+
+        def read_damaged() -> None:
             (folder / "table").write_bytes(damage(tables[rng.integers(len(tables))], rng))
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    read_table(str(folder / "table"))
-                counts["loaded"] += 1
-            except ValueError:
-                counts["refused"] += 1
-            except BaseException as error:
-                counts["crashed"] += 1
-                print(f"  {type(error).__name__}: {error}")
-        print(f"  tables: {counts}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read_table(str(folder / "table"))
+
+        print(f"  tables: {count_outcomes(read_damaged, seconds / 2)}")
+
+
+def count_outcomes(attempt: Callable[[], None], seconds: float) -> dict[str, int]:
+    """Try again and again; count what was loaded, refused, and neither."""
+    counts = {"refused": 0, "loaded": 0, "crashed": 0}
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        try:
+            attempt()
+            counts["loaded"] += 1
+        except ValueError:
+            counts["refused"] += 1
+        except BaseException as error:  # a panic of safetensors is no Exception
+            counts["crashed"] += 1
+            print(f"  {type(error).__name__}: {error}")
+    return counts
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:

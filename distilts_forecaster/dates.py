@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections import Counter
 
@@ -138,5 +137,4 @@ def find_freq(times: pd.DatetimeIndex) -> str | None:
     starts = np.unique(np.linspace(0, max(0, len(ordered) - 5), 100).astype(int))
     stretches = (ordered[start : start + 5] for start in starts)
     found = Counter(pd.infer_freq(one) for one in stretches if len(one) > 2)
-    known = [freq for freq, _ in found.most_common() if freq is not None]
-    return next(itertools.chain(known, [None]))
+    return next((freq for freq, _ in found.most_common() if freq is not None), None)

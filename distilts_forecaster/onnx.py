@@ -384,7 +384,7 @@ class _Graph:
             steps = self.op("MatMul", rows, self.weights(folded))  # (N, C, 1, T)
             steps = self.op("Squeeze", steps, self.array([2], np.int64))
         if student.effects is not None:
-            effect = self._effect(student.effects, student.matrix)  # (N, T, C or 1)
+            effect = self._effect(student.effects, folded.mean(axis=0))  # (N, T, C or 1)
             effect = self.op("Transpose", effect, perm=[0, 2, 1])
             steps = self.op("Add", steps, self.op("Mul", effect, deviation))
         return self.op("Unsqueeze", steps, self.array([3], np.int64))
@@ -393,9 +393,9 @@ class _Graph:
         """Bring covariates to mean 0 and deviation 1."""
         return self.op("Div", self.op("Sub", name, self.array(scale[0])), self.array(scale[1]))
 
-    def _effect(self, effects: Effects, matrix: np.ndarray) -> str:
+    def _effect(self, effects: Effects, folded: np.ndarray) -> str:
         """Add what covariates add, see Effects: (N, T, C or 1)."""
-        length, steps = matrix.shape
+        length, steps = folded.shape
         parts, start = [], 0
         if effects.future_scale is not None and effects.knots is not None:
             values = self._standardised("future_covariates", effects.future_scale)
@@ -406,8 +406,7 @@ class _Graph:
                 values = self.op("Concat", values, self.op("Relu", bent), axis=2)
             columns = self.op("Transpose", values, perm=[0, 2, 1])
             # What the matrix expects of it, the mean folded in as for the target.
-            expecting = matrix + (1 - matrix.sum(axis=0)) / length
-            expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(expecting))
+            expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(folded))
             surprise = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
             n = effects.future_scale.shape[1] + len(which)
             parts.append(("nbt,ctb->ntc", surprise, effects.weights[..., :n]))
