@@ -23,9 +23,9 @@ from darts import TimeSeries
 
 from benchmarks.data import add_data_argument, ett, load_all
 from distilts_forecaster import DistilledForecaster, load_teacher
-from distilts_forecaster.plan import MOST_TEACHER_CONTEXT
+from distilts_forecaster.distill.plan import MOST_TEACHER_CONTEXT
 from distilts_forecaster.teachers import Teacher
-from distilts_forecaster.windows import context_windows, target_windows
+from distilts_forecaster.windows.cutting import context_windows, target_windows
 
 LOOKBACK = 512
 NAMES = ("ETTh1", "ETTh2", "ETTm1")

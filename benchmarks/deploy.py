@@ -139,7 +139,7 @@ def calls(data: Path) -> None:
     import torch
     from darts import TimeSeries
 
-    from distilts_forecaster.onnx import export_onnx
+    from distilts_forecaster.runtime.onnx import export_onnx
 
     torch.set_num_threads(1)
     import onnxruntime
@@ -294,7 +294,7 @@ def run_cold(python: str, code: str, path: Path, repeats: int = 10) -> tuple[flo
 
 def cold(data: Path) -> None:
     """Install into an empty environment, and start."""
-    from distilts_forecaster.onnx import export_onnx
+    from distilts_forecaster.runtime.onnx import export_onnx
 
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as name:
@@ -381,7 +381,7 @@ def precision(data: Path) -> None:
     from darts import TimeSeries
 
     from distilts_forecaster import DistilledForecaster
-    from distilts_forecaster.onnx import export_onnx
+    from distilts_forecaster.runtime.onnx import export_onnx
 
     values, train_stop, test_start, stop = ett(data, "ETTh1")
     series = TimeSeries.from_values(values[:train_stop])
@@ -413,7 +413,7 @@ def precision(data: Path) -> None:
 
 def fuzz(data: Path, seconds: float = 120.0) -> None:
     """Damage artifacts and tables at random."""
-    from distilts_forecaster.readers import read_table
+    from distilts_forecaster.tables.read import read_table
 
     rng = np.random.default_rng(int(time.time()))
     with tempfile.TemporaryDirectory() as name:

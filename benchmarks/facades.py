@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 
-import distilts_forecaster.forecaster as darts_facade
+import distilts_forecaster.facades.darts as darts_facade
 import distilts_forecaster.sklearn as sklearn_facade
 import distilts_forecaster.sktime as sktime_facade
 from benchmarks.data import add_data_argument, require_file

@@ -98,7 +98,9 @@ def try_module(module: str, tests: list[str], count: int, seed: int, timeout: fl
         run("cosmic_ray.cli", "exec", str(config), str(session))
         ends, alive = survivors(session)
     tried, killed = sum(ends.values()), ends["killed"]
-    print(f"{module}: {killed} of {tried} killed ({total} possible)", *alive, sep="\n  ", flush=True)
+    print(
+        f"{module}: {killed} of {tried} killed ({total} possible)", *alive, sep="\n  ", flush=True
+    )
 
 
 def main() -> None:

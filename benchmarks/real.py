@@ -29,7 +29,7 @@ from darts import TimeSeries
 from benchmarks.data import DataSet, add_data_argument, ett, load_all, require_file
 from distilts_forecaster import MLP, DistilledForecaster, load_teacher
 from distilts_forecaster.runtime.quantiles import interpolate_levels
-from distilts_forecaster.windows import context_windows, history_windows, target_windows
+from distilts_forecaster.windows.cutting import context_windows, history_windows, target_windows
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 TEACHER_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -35,7 +35,7 @@ from benchmarks.bolt import PUBLISHED, save_published
 from benchmarks.data import add_data_argument, require_file
 from benchmarks.trained import NAMES, bolt_teacher, tsmixer_teacher
 from distilts_forecaster import DartsTeacher, DistilledForecaster, load_teacher
-from distilts_forecaster.ablation import (
+from distilts_forecaster.cli.ablation import (
     ARMS,
     Spans,
     ablate,

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.bolt import save_bolt
 from benchmarks.data import add_data_argument, require_file
-from distilts_forecaster.ablation import Spans, read_spans
+from distilts_forecaster.cli.ablation import Spans, read_spans
 
 __all__ = ["bolt_teacher", "tsmixer_teacher"]
 

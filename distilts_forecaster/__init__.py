@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilts_forecaster.forecaster import DistilledForecaster
-    from distilts_forecaster.onnx import export_onnx
+    from distilts_forecaster.facades.darts import DistilledForecaster
     from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
+    from distilts_forecaster.runtime.onnx import export_onnx
     from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network, Training
-    from distilts_forecaster.tables import from_long, to_long
+    from distilts_forecaster.tables.long import from_long, to_long
     from distilts_forecaster.teachers import Ensemble, FunctionTeacher, load_teacher
     from distilts_forecaster.teachers.darts import DartsTeacher
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DLinear": "students",
     "DartsTeacher": "teachers.darts",
-    "DistilledForecaster": "forecaster",
+    "DistilledForecaster": "facades.darts",
     "Ensemble": "teachers",
     "FunctionTeacher": "teachers",
     "ITransformer": "students",
@@ -33,12 +33,12 @@ _PUBLIC = {
     "MLP": "students",
     "Network": "students",
     "Training": "students",
-    "export_onnx": "onnx",
-    "from_long": "tables",
+    "export_onnx": "runtime.onnx",
+    "from_long": "tables.long",
     "load_student": "runtime",
     "load_teacher": "teachers",
     "save_student": "runtime",
-    "to_long": "tables",
+    "to_long": "tables.long",
 }
 
 __all__ = [

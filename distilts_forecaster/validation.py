@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.objective import ALIGNMENTS, HorizonWeights, resolve_horizon_weights
-from distilts_forecaster.plan import Settings, Student
+from distilts_forecaster.distill.plan import Settings, Student
 from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.students.objective import (
+    ALIGNMENTS,
+    HorizonWeights,
+    resolve_horizon_weights,
+)
 from distilts_forecaster.students.settings import MLP, Copied, DLinear, ITransformer, Network
-from distilts_forecaster.windows import PreparedSeries
+from distilts_forecaster.windows.cutting import PreparedSeries
 
 __all__ = [
     "check_alignment",
@@ -279,7 +283,7 @@ def check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:
     Raises
     ------
     TypeError, ValueError
-        See :func:`~distilts_forecaster.objective.resolve_horizon_weights`.
+        See :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`.
     """
     if isinstance(weights, str) and weights == "auto":
         return weights

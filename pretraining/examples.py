@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from distilts_forecaster.teachers import experts, mixture, periods
-from distilts_forecaster.teachers.mixture import (
+from distilts_forecaster.teachers.bundled import experts, mixture
+from distilts_forecaster.teachers.bundled.mixture import (
     LONGEST_CONTEXT,
     NATIVE_HORIZON,
     describe_steps,
     read_contexts,
 )
+from distilts_forecaster.windows import periods
 from pretraining import corpus
 from pretraining.corpus import window_batches
 

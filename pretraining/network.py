@@ -1,6 +1,6 @@
 """The mixture's network, in torch, for training.
 
-:class:`distilts_forecaster.teachers.mixture.MixtureTeacher` computes the same in NumPy.
+:class:`distilts_forecaster.teachers.bundled.mixture.MixtureTeacher` computes the same in NumPy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distilts_forecaster.teachers.experts import EXPERTS
+from distilts_forecaster.teachers.bundled.experts import EXPERTS
 
 __all__ = ["LEVELS", "MixtureNetwork", "arrays_of", "quantile_loss"]
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from distilts_forecaster.teachers.mixture import WEIGHTS
+from distilts_forecaster.teachers.bundled.mixture import WEIGHTS
 from pretraining import network as network_module
 from pretraining.examples import read_shuffled, write_shard
 from pretraining.network import MixtureNetwork, arrays_of, quantile_loss

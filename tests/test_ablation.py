@@ -6,7 +6,7 @@ from conftest import seasonal
 torch = pytest.importorskip("torch")
 
 from distilts_forecaster import DistilledForecaster, ITransformer, LinearForecaster, Training  # noqa: E402
-from distilts_forecaster.ablation import (  # noqa: E402
+from distilts_forecaster.cli.ablation import (  # noqa: E402
     ARMS,
     ablate,
     plot,
@@ -14,7 +14,7 @@ from distilts_forecaster.ablation import (  # noqa: E402
     score,
     summarise,
 )
-from distilts_forecaster.cli import main  # noqa: E402
+from distilts_forecaster.cli.main import main  # noqa: E402
 
 L, T = 24, 6
 STUDENT = ITransformer(d_model=16, d_ff=16, training=Training(max_epochs=1))

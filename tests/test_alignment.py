@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.alignment import (  # noqa: E402
+from distilts_forecaster.students.alignment import (  # noqa: E402
     FactorisedAlignment,
     LinearAlignment,
     RelationalAlignment,

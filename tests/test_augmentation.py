@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from conftest import seasonal
 
-from distilts_forecaster.augmentation import augment
-from distilts_forecaster.labels import Labeller, MemoryStore
-from distilts_forecaster.plan import Settings, plan_windows
+from distilts_forecaster.distill.augmentation import augment
+from distilts_forecaster.distill.plan import Settings, plan_windows
 from distilts_forecaster.teachers import TeacherInfo
-from distilts_forecaster.windows import history_windows, prepare_series, usable_windows
+from distilts_forecaster.teachers.labels import Labeller, MemoryStore
+from distilts_forecaster.windows.cutting import history_windows, prepare_series, usable_windows
 
 L, T = 24, 6
 TAKES = TeacherInfo("taking", takes_missing=True, longest_context=64)

@@ -6,8 +6,8 @@ from conftest import seasonal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.batches import TeacherArray, TrainingWindows
-from distilts_forecaster.windows import SOFTNESS, prepare_series
+from distilts_forecaster.windows.batches import TeacherArray, TrainingWindows
+from distilts_forecaster.windows.cutting import SOFTNESS, prepare_series
 
 L, T, C = 12, 4, 2
 
@@ -102,7 +102,7 @@ def test_a_subset_forgets_what_may_not_be_used():
 
 @pytest.mark.parametrize("limit", [10**9, 0])
 def test_teacher_arrays_are_the_same_in_memory_and_in_a_file(limit, monkeypatch):
-    monkeypatch.setattr("distilts_forecaster.batches._MOST_IN_MEMORY", limit)
+    monkeypatch.setattr("distilts_forecaster.windows.batches._MOST_IN_MEMORY", limit)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(7, 3, 2)).astype(np.float32)
     array = TeacherArray(7)

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from distilts_forecaster import calibration
-from distilts_forecaster.calibration import _pool, calibrate
-from distilts_forecaster.labels import Labeller, MemoryStore
-from distilts_forecaster.plan import Settings, plan_windows
+from distilts_forecaster.distill import calibration
+from distilts_forecaster.distill.calibration import _pool, calibrate
+from distilts_forecaster.distill.plan import Settings, plan_windows
 from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.runtime.quantiles import LEVELS
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo
-from distilts_forecaster.windows import prepare_series
+from distilts_forecaster.teachers.labels import Labeller, MemoryStore
+from distilts_forecaster.windows.cutting import prepare_series
 
 L, T = 24, 4
 SETTINGS = Settings(L, T, student=Linear(ridge=0.1), distillation_weight=0.0, probabilistic=True)

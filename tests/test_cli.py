@@ -9,7 +9,7 @@ import pytest
 from conftest import seasonal
 
 from distilts_forecaster import LinearForecaster, load_student, save_student
-from distilts_forecaster.cli import main
+from distilts_forecaster.cli.main import main
 from distilts_forecaster.runtime.quantiles import LEVELS, Spread
 
 
@@ -132,7 +132,7 @@ def test_parquet_goes_in_and_out(tmp_path, student, table, capsys):
 
 
 def test_standard_input_and_a_reader_that_has_enough(student, table):
-    command = f"cat {table} | {sys.executable} -m distilts_forecaster.cli predict {student} -"
+    command = f"cat {table} | {sys.executable} -m distilts_forecaster.cli.main predict {student} -"
     out = subprocess.run(
         f"{command} --horizon 5000 | head -2",
         shell=True,

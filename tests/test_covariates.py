@@ -6,7 +6,7 @@ from darts import TimeSeries
 torch = pytest.importorskip("torch")
 
 from distilts_forecaster import MLP, DistilledForecaster, Training  # noqa: E402
-from distilts_forecaster.covariates import rows_of  # noqa: E402
+from distilts_forecaster.facades.darts_covariates import rows_of  # noqa: E402
 
 L, T = 24, 6
 MIXED = MLP(hidden_size=32, training=Training(max_epochs=15, learning_rate=3e-3))

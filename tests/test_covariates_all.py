@@ -9,9 +9,9 @@ from darts import TimeSeries
 from darts.models import LinearRegressionModel
 
 from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training, distill
-from distilts_forecaster.labels import Labeller, MemoryStore
 from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo, load_teacher
+from distilts_forecaster.teachers.labels import Labeller, MemoryStore
 
 L, T = 24, 6
 STUDENTS = {

@@ -3,8 +3,8 @@ import pytest
 from conftest import seasonal
 from darts import TimeSeries
 
-from distilts_forecaster import demo
-from distilts_forecaster.cli import main
+from distilts_forecaster.cli import demo
+from distilts_forecaster.cli.main import main
 
 
 @pytest.fixture

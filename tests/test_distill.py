@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from conftest import seasonal
 
-from distilts_forecaster.distill import distill
-from distilts_forecaster.labels import Labeller, MemoryStore
-from distilts_forecaster.plan import (
+from distilts_forecaster.distill.pipeline import distill
+from distilts_forecaster.distill.plan import (
     MOST_TEACHER_CONTEXT,
     Settings,
     plan_windows,
@@ -12,7 +11,8 @@ from distilts_forecaster.plan import (
 )
 from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
-from distilts_forecaster.windows import prepare_series
+from distilts_forecaster.teachers.labels import Labeller, MemoryStore
+from distilts_forecaster.windows.cutting import prepare_series
 
 L, T = 24, 6
 

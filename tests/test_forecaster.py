@@ -258,7 +258,7 @@ def test_cache_on_and_off_give_the_same_student(teacher, tmp_path):
 
 
 def test_an_interrupted_fit_is_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 10)
+    monkeypatch.setattr("distilts_forecaster.teachers.labels.ROWS_PER_COMMIT", 10)
     asking = CountingTeacher(tmp_path / "asked.txt")
     forecast = asking.forecast
 

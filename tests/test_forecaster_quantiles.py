@@ -9,7 +9,7 @@ from darts.metrics import ic, mae, mic, mql
 from darts.models import ConformalNaiveModel, ConformalQRModel, LinearRegressionModel
 
 from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training
-from distilts_forecaster.plan import Settings
+from distilts_forecaster.distill.plan import Settings
 from distilts_forecaster.teachers import TeacherInfo
 
 L, T = 24, 6

@@ -111,9 +111,7 @@ def trained_with_covariates():
     from distilts_forecaster import MLP, Training
 
     student = MLP(16, 1, training=Training(max_epochs=2, learning_rate=1e-3, device="cpu"))
-    return forecast(
-        with_static(static_frame), 24, covariates(400), student=student, random_state=0
-    )
+    return forecast(with_static(static_frame), 24, covariates(400), student=student, random_state=0)
 
 
 def trained_quantiles():

@@ -8,11 +8,10 @@ from conftest import seasonal
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.distill import distill  # noqa: E402
-from distilts_forecaster.gradient import N_POSITIONS, gather_windows  # noqa: E402
-from distilts_forecaster.labels import Labeller, MemoryStore  # noqa: E402
-from distilts_forecaster.objective import Objective, exponential_weights  # noqa: E402
-from distilts_forecaster.plan import Settings, plan_windows  # noqa: E402
+from distilts_forecaster.distill.accumulate import accumulate  # noqa: E402
+from distilts_forecaster.distill.networks import N_POSITIONS, gather_windows  # noqa: E402
+from distilts_forecaster.distill.pipeline import distill  # noqa: E402
+from distilts_forecaster.distill.plan import Settings, plan_windows  # noqa: E402
 from distilts_forecaster.students import (  # noqa: E402
     MLP,
     DLinear,
@@ -22,10 +21,11 @@ from distilts_forecaster.students import (  # noqa: E402
     Training,
 )
 from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
+from distilts_forecaster.students.objective import Objective, exponential_weights  # noqa: E402
 from distilts_forecaster.students.training import train  # noqa: E402
-from distilts_forecaster.sums import accumulate  # noqa: E402
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo  # noqa: E402
-from distilts_forecaster.windows import prepare_series  # noqa: E402
+from distilts_forecaster.teachers.labels import Labeller, MemoryStore  # noqa: E402
+from distilts_forecaster.windows.cutting import prepare_series  # noqa: E402
 
 L, T = 24, 8
 SHORT = Training(max_epochs=2, batch_size=32)
@@ -354,7 +354,7 @@ def test_the_future_of_the_held_out_windows_is_not_trained_on():
 
 
 def test_a_refit_follows_on_all_windows_for_as_many_epochs_as_were_best(monkeypatch):
-    import distilts_forecaster.gradient as module
+    import distilts_forecaster.distill.networks as module
 
     calls = []
     original = module.train

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import CountingTeacher
 
-from distilts_forecaster.labels import DiskStore, Labeller, MemoryStore, open_store
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
+from distilts_forecaster.teachers.labels import DiskStore, Labeller, MemoryStore, open_store
 
 H = 4
 
@@ -113,7 +113,7 @@ def test_bad_labels_are_refused_and_not_kept(store, answer, message):
 
 
 def test_an_interruption_keeps_the_labels_made_so_far(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 4)
+    monkeypatch.setattr("distilts_forecaster.teachers.labels.ROWS_PER_COMMIT", 4)
     forecast = teacher.forecast
 
     def interrupted(contexts, horizon, quantile_levels):
@@ -291,7 +291,7 @@ def test_names_and_revisions_cannot_run_into_each_other(store, tmp_path):
 
 
 def test_a_teacher_may_use_its_array_again(store, monkeypatch):
-    monkeypatch.setattr("distilts_forecaster.labels.ROWS_PER_COMMIT", 4)
+    monkeypatch.setattr("distilts_forecaster.teachers.labels.ROWS_PER_COMMIT", 4)
     buffer = np.empty((4, H, 1), dtype=np.float32)
 
     def reusing(contexts, horizon):

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.objective import exponential_weights
 from distilts_forecaster.students.linear import (
     HeldOut,
     Linear,
@@ -12,6 +11,7 @@ from distilts_forecaster.students.linear import (
     solve,
     validation_errors,
 )
+from distilts_forecaster.students.objective import exponential_weights
 
 F, T = 5, 3
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilts_forecaster.objective import (
+from distilts_forecaster.students.objective import (
     Objective,
     exponential_weights,
     resolve_horizon_weights,

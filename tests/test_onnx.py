@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from distilts_forecaster.onnx import OPSET, export_onnx  # noqa: E402
 from distilts_forecaster.runtime import LinearForecaster, NetworkForecaster  # noqa: E402
 from distilts_forecaster.runtime.effects import Effects  # noqa: E402
 from distilts_forecaster.runtime.networks import array_shapes  # noqa: E402
+from distilts_forecaster.runtime.onnx import OPSET, export_onnx  # noqa: E402
 from distilts_forecaster.runtime.quantiles import LEVELS, Spread  # noqa: E402
 
 L, T = 24, 6
@@ -126,7 +126,7 @@ def test_forecasts_below_zero_become_zero(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["linear", "mlp", "itransformer"])
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_smaller_weights_cost_little(tmp_path, kind, precision, monkeypatch):
-    monkeypatch.setattr("distilts_forecaster.onnx._SMALL", 0)
+    monkeypatch.setattr("distilts_forecaster.runtime.onnx._SMALL", 0)
     rng = np.random.default_rng(0)
     student = make(kind)
     if kind == "linear":
@@ -185,7 +185,7 @@ def test_a_graph_runs_without_this_package(tmp_path):
 
 def test_a_graph_that_is_off_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
     student = make("linear")
-    monkeypatch.setattr("distilts_forecaster.onnx._TOLERANCES", {"float32": 1e-12})
+    monkeypatch.setattr("distilts_forecaster.runtime.onnx._TOLERANCES", {"float32": 1e-12})
     with pytest.raises(ValueError, match="nothing was written"):
         export_onnx(student, tmp_path / "student.onnx")
     assert not list(tmp_path.iterdir())

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from distilts_forecaster.teachers import experts
-from distilts_forecaster.teachers.mixture import MixtureTeacher, describe, describe_steps, normalise
+from distilts_forecaster.teachers.bundled import experts
+from distilts_forecaster.teachers.bundled.mixture import (
+    MixtureTeacher,
+    describe,
+    describe_steps,
+    normalise,
+)
 from pretraining import corpus, examples
 
 torch = pytest.importorskip("torch", reason="needs the extra pretrain")

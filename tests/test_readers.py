@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.readers import read_table
+from distilts_forecaster.tables.read import read_table
 
 DATES = pd.date_range("2024-01-01", periods=8, freq="D")
 

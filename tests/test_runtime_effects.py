@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from distilts_forecaster.covariate_effects import choose_penalty, covariate_scale, fit_effects
 from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
 from distilts_forecaster.runtime.effects import Covariates
-from distilts_forecaster.windows import prepare_series, usable_windows, window_covariates
+from distilts_forecaster.students.covariates import choose_penalty, covariate_scale, fit_effects
+from distilts_forecaster.windows.cutting import prepare_series, usable_windows, window_covariates
 
 L, T = 24, 6
 LAST = np.zeros((1, L, T), np.float32)

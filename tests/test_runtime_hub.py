@@ -140,7 +140,7 @@ def test_a_student_is_pushed_as_one_commit(tmp_path, hub):
     code = (
         "import numpy as np\n"
         "from distilts_forecaster.runtime import load_student\n"
-        "from distilts_forecaster.shipping import Shippable\n"
+        "from distilts_forecaster.facades.student_io import Shippable\n"
         "model = Shippable()\n"
         f"model.student_ = load_student({str(tmp_path / 'student')!r})\n"
         "print(model.push_to_hub('owner/student', private=True, token='hf_x', "

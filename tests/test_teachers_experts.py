@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.teachers import experts
-from distilts_forecaster.teachers.experts import EXPERTS
-from distilts_forecaster.teachers.mixture import normalise
-from distilts_forecaster.teachers.periods import find_periods
+from distilts_forecaster.teachers.bundled import experts
+from distilts_forecaster.teachers.bundled.experts import EXPERTS
+from distilts_forecaster.teachers.bundled.mixture import normalise
+from distilts_forecaster.windows.periods import find_periods
 
 
 def rows_of(*series):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilts_forecaster.teachers import load_teacher, mixture
-from distilts_forecaster.teachers.mixture import (
+from distilts_forecaster.teachers.bundled.mixture import (
     WEIGHTS,
     MixtureTeacher,
     describe,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from distilts_forecaster.teachers import periods
-from distilts_forecaster.teachers.mixture import normalise
-from distilts_forecaster.teachers.periods import Histories, find_periods
+from distilts_forecaster.teachers.bundled.mixture import normalise
+from distilts_forecaster.windows.periods import Histories, find_periods
 
 
 def rows_of(*series):

@@ -5,7 +5,7 @@ from conftest import seasonal
 from darts import TimeSeries
 
 from distilts_forecaster import timeseries
-from distilts_forecaster.timeseries import like, moved, times_after
+from distilts_forecaster.facades.darts_series import like, moved, times_after
 
 TIMES = pd.date_range("2024-01-01", periods=50, freq="h", name="hour")
 

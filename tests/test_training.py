@@ -6,13 +6,13 @@ from conftest import seasonal
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.alignment import FactorisedAlignment  # noqa: E402
-from distilts_forecaster.batches import TrainingWindows  # noqa: E402
-from distilts_forecaster.objective import Objective, exponential_weights  # noqa: E402
 from distilts_forecaster.students import DLinear, ITransformer, Training  # noqa: E402
+from distilts_forecaster.students.alignment import FactorisedAlignment  # noqa: E402
 from distilts_forecaster.students.forecaster import build_network  # noqa: E402
+from distilts_forecaster.students.objective import Objective, exponential_weights  # noqa: E402
 from distilts_forecaster.students.training import train  # noqa: E402
-from distilts_forecaster.windows import prepare_series  # noqa: E402
+from distilts_forecaster.windows.batches import TrainingWindows  # noqa: E402
+from distilts_forecaster.windows.cutting import prepare_series  # noqa: E402
 
 L, T = 24, 6
 QUICK = Training(max_epochs=3, batch_size=16)

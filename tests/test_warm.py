@@ -4,14 +4,14 @@ from conftest import seasonal
 from darts import TimeSeries
 
 from distilts_forecaster import DistilledForecaster
-from distilts_forecaster.warm import WarmStart
+from distilts_forecaster.distill.incremental import WarmStart
 
 L, T = 24, 6
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    for module in ("warm", "sums"):
+    for module in ("distill.incremental", "distill.accumulate"):
         monkeypatch.setattr(f"distilts_forecaster.{module}.BLOCK", 64)
 
 
@@ -32,7 +32,7 @@ def test_a_warm_fit_is_a_cold_one(teacher):
 
 
 def test_only_new_windows_are_summed_and_labelled(teacher, monkeypatch):
-    import distilts_forecaster.sums as module
+    import distilts_forecaster.distill.accumulate as module
 
     summed = []
     original = module._sum_span

@@ -6,7 +6,7 @@ from conftest import seasonal
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from distilts_forecaster.windows import (
+from distilts_forecaster.windows.cutting import (
     context_windows,
     filled_contexts,
     history_windows,

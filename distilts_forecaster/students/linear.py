@@ -115,7 +115,7 @@ class WindowSums:
         features : numpy.ndarray of float32, shape (n_rows, F)
         truth, labels : numpy.ndarray of float32, shape (n_rows, T), optional
             Normalised targets (NaN where missing, which counts as zero until
-            :func:`~distilts_forecaster.sums.impute_truth`) and teacher forecasts of the
+            :func:`~distilts_forecaster.distill.accumulate.impute_truth`) and teacher forecasts of the
             same windows.
         """
         n_matrices = len(self.gram_truth)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from distilts_forecaster.students.settings import Epoch, Training
 
 if TYPE_CHECKING:
-    from distilts_forecaster.batches import Batch, TrainingWindows
-    from distilts_forecaster.objective import Objective
+    from distilts_forecaster.students.objective import Objective
+    from distilts_forecaster.windows.batches import Batch, TrainingWindows
 
 __all__ = ["Trained", "call_network", "resolve_device", "train"]
 

@@ -164,6 +164,6 @@ def load_teacher(teacher: Any) -> Teacher:
 @lru_cache(maxsize=1)
 def _bundled() -> Teacher:
     """Load the bundled teacher once."""
-    from distilts_forecaster.teachers.mixture import MixtureTeacher
+    from distilts_forecaster.teachers.bundled.mixture import MixtureTeacher
 
     return MixtureTeacher()

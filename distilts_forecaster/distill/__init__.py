@@ -1,0 +1,1 @@
+"""The pipeline: from series and a teacher to a fitted student."""

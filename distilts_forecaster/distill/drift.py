@@ -1,0 +1,238 @@
+"""How far a student has moved from its teacher, and both from the truth, since it was fitted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from distilts_forecaster.distill.accumulate import teacher_labels
+from distilts_forecaster.distill.pipeline import TrainingSummary
+from distilts_forecaster.distill.plan import Settings, resolve_teacher_context
+from distilts_forecaster.distill.teacher_ensemble import open_labeller
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.teachers.load import load_teacher
+from distilts_forecaster.windows.cutting import (
+    PreparedSeries,
+    filled_contexts,
+    target_windows,
+    usable_windows,
+    window_covariates,
+)
+
+__all__ = ["DriftReport", "measure_drift"]
+
+#: Steps that are looked at, in horizons: recent enough to tell, long enough to mean something.
+_RECENT_HORIZONS = 10
+
+#: Change of the student's error, beside the teacher's, from which on fitting again is advised.
+_WORSE = 1.2
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Errors on recent windows, beside those when the student was fitted.
+
+    All are mean squared errors in units of each series' variance in ``fit``, over the steps that
+    were validated on there.
+
+    Attributes
+    ----------
+    n_windows : int
+        Recent windows looked at; the teacher was asked for those that it had not labelled.
+    student_error, teacher_error : float
+        From the truth. NaN for the teacher where there is none.
+    distance : float
+        Of the student from its teacher.
+    fitted_student_error, fitted_teacher_error : float
+        On the held-out windows of ``fit``. NaN where not measured.
+    student_by_step, teacher_by_step : numpy.ndarray, shape (T,)
+        From the truth, by step.
+    """
+
+    n_windows: int
+    student_error: float
+    teacher_error: float
+    distance: float
+    fitted_student_error: float
+    fitted_teacher_error: float
+    student_by_step: np.ndarray = field(repr=False)
+    teacher_by_step: np.ndarray = field(repr=False)
+
+    @property
+    def change(self) -> float:
+        """How much larger the student's error is than it was in ``fit``.
+
+        Beside the teacher's where there is one, which is as good as it ever was: if both
+        became worse, the series is harder to forecast now, and fitting again does not mend it.
+        """
+        change = self.student_error / self.fitted_student_error
+        if np.isfinite(self.teacher_error) and np.isfinite(self.fitted_teacher_error):
+            change /= self.teacher_error / self.fitted_teacher_error
+        return float(change)
+
+    @property
+    def should_refit(self) -> bool:
+        """Whether the student has become worse by a fifth."""
+        return self.change > _WORSE
+
+    def __str__(self) -> str:
+        """Tell it as a table."""
+        told = [f"{'':22}{'recent':>10}{'in fit':>10}"]
+        for name, recent, fitted in (
+            ("student's error", self.student_error, self.fitted_student_error),
+            ("teacher's error", self.teacher_error, self.fitted_teacher_error),
+            ("student from teacher", self.distance, np.nan),
+        ):
+            told.append(f"{name:22}{recent:10.3f}{fitted:10.3f}".replace("nan", "  -"))
+        if np.isnan(self.change):
+            advice = "nothing was held out in fit to compare with"
+        elif self.should_refit:
+            advice = f"{self.change:.2f} times what it was: fit again"
+        else:
+            advice = f"{self.change:.2f} times what it was: no need to fit again"
+        return "\n".join([*told, f"({self.n_windows} windows) The student's error is {advice}."])
+
+    def plot(self) -> Any:
+        """Draw the errors by step.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        import matplotlib.pyplot as plt
+
+        _, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+        steps = np.arange(1, len(self.student_by_step) + 1)
+        axes.plot(steps, self.student_by_step, label="student")
+        axes.plot(steps, self.teacher_by_step, label="teacher", linestyle="--")
+        axes.set(xlabel="steps ahead", ylabel="mean squared error / variance", ylim=(0, None))
+        axes.legend(frameon=False)
+        return axes
+
+
+def measure_drift(
+    student: Forecaster,
+    series: Sequence[PreparedSeries],
+    settings: Settings,
+    summary: TrainingSummary,
+    teacher: Any,
+    cache_dir: str | os.PathLike | Literal[False] | None = None,
+    n_windows: int = 100,
+) -> DriftReport:
+    """Compare a student with its teacher and with the truth on recent windows.
+
+    Parameters
+    ----------
+    student : Forecaster
+    series : sequence of PreparedSeries
+        With what has come since the student was fitted.
+    settings : Settings
+        That it was fitted with.
+    summary : TrainingSummary
+        Of that fit.
+    teacher : object
+        See :func:`~distilts_forecaster.load_teacher`; not asked where it has no weight.
+    cache_dir : path-like, False or None
+        Where labels are kept.
+    n_windows : int, default 100
+        Windows to look at, evenly spread over the last ten horizons of the series.
+
+    Returns
+    -------
+    DriftReport
+
+    Raises
+    ------
+    ValueError
+        If no window has a context and some truth.
+    """
+    length, steps = student.input_chunk_length, student.output_chunk_length
+    shift = student.output_chunk_shift
+    chosen = _recent_windows(series, length, steps, shift, n_windows)
+    settings = replace(settings, input_chunk_length=length, output_chunk_length=steps)
+    with ExitStack() as stack:
+        labeller = None
+        if settings.distillation_weight != 0:
+            loaded = load_teacher(teacher)
+            labeller = stack.enter_context(open_labeller(loaded, settings, cache_dir))
+            if not loaded.info.takes_missing:
+                history = resolve_teacher_context(settings, loaded.info)
+                chosen = [(one, origins[origins >= history]) for one, origins in chosen]
+        if not any(len(origins) for _, origins in chosen):
+            raise ValueError(
+                f"No window has a context of {length} steps and some of the {steps} steps that "
+                "follow: pass a longer series, with what has come since the model was fitted."
+            )
+        return _compare(student, chosen, settings, summary, labeller)
+
+
+def _compare(
+    student: Forecaster,
+    chosen: Sequence[tuple[PreparedSeries, np.ndarray]],
+    settings: Settings,
+    summary: TrainingSummary,
+    labeller: Labeller | None,
+) -> DriftReport:
+    """Measure errors and distances on some windows."""
+    length, steps = student.input_chunk_length, student.output_chunk_length
+    shift = student.output_chunk_shift
+    errors = {name: np.zeros(steps) for name in ("student", "teacher", "distance")}
+    n_known, n_all = np.zeros(steps), 0
+    for one, origins in chosen:
+        if not len(origins):
+            continue
+        contexts, unknown = filled_contexts(one, origins, length)
+        known = window_covariates(one, origins, length, steps, shift)
+        made = student.heads(contexts.astype(np.float64), known)
+        made = made[..., settings.head_levels.index(0.5) if made.shape[-1] > 1 else 0]
+        truth = target_windows(one.values, origins, steps, shift).astype(np.float64)
+        if unknown is not None:
+            truth[np.repeat(unknown[:, None], steps, axis=1)] = np.nan
+        n_known += np.isfinite(truth).sum(axis=(0, 2))
+        n_all += len(origins) * truth.shape[2]
+        errors["student"] += np.nansum((made - truth) ** 2, axis=(0, 2))
+        if labeller is not None:
+            labels = teacher_labels(one, origins, settings, labeller)[..., labeller.median]
+            errors["teacher"] += np.nansum((labels - truth) ** 2, axis=(0, 2))
+            errors["distance"] += ((labels - made) ** 2).sum(axis=(0, 2))
+    compared = summary.validation_horizon or steps
+    by_step = {name: errors[name] / np.maximum(n_known, 1) for name in ("student", "teacher")}
+    total = max(n_known[:compared].sum(), 1)
+    # Without a teacher nothing was added up.
+    unknown_teacher = np.nan if labeller is None else 1.0
+    return DriftReport(
+        n_windows=sum(len(origins) for _, origins in chosen),
+        student_error=float(errors["student"][:compared].sum() / total),
+        teacher_error=unknown_teacher * float(errors["teacher"][:compared].sum() / total),
+        distance=unknown_teacher * float(errors["distance"][:compared].sum() / (n_all * compared)),
+        fitted_student_error=_or_nan(summary.validation_error),
+        fitted_teacher_error=_or_nan(summary.teacher_validation_error),
+        student_by_step=by_step["student"],
+        teacher_by_step=unknown_teacher * by_step["teacher"],
+    )
+
+
+def _recent_windows(
+    series: Sequence[PreparedSeries], length: int, steps: int, shift: int, n_windows: int
+) -> list[tuple[PreparedSeries, np.ndarray]]:
+    """Return the origins of recent windows, evenly spread, as many of each series."""
+    each = max(1, n_windows // len(series))
+    chosen = []
+    for one in series:
+        origins = np.flatnonzero(usable_windows(one, length, shift + steps, shift))
+        origins = origins[-_RECENT_HORIZONS * steps :]
+        if len(origins) > each:
+            origins = origins[np.linspace(0, len(origins) - 1, each).astype(int)]
+        chosen.append((one, origins))
+    return chosen
+
+
+def _or_nan(value: float | None) -> float:
+    """Return NaN for None."""
+    return float("nan") if value is None else value

@@ -1,0 +1,90 @@
+"""What one fit leaves for the next, of series that have grown: sums over blocks of windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distilts_forecaster.windows.cutting import PreparedSeries, prepare_series
+
+__all__ = ["BLOCK", "WarmStart"]
+
+#: Origins of a block. Blocks begin at multiples of it, so that those of a series that has grown
+#: are the same but for the last; 4,096 windows of 512 steps are two megabytes of sums.
+BLOCK = 4096
+
+#: A series is scaled as in the first fit until its deviation is half or twice as large.
+_MOST_CHANGE = 2.0
+
+
+class WarmStart:
+    """Sums over blocks of windows by content, and the scales that they were made with.
+
+    The sums of a block depend on its windows, on their labels, and on the series' mean and
+    deviation, which change with every value. So those of the first fit are kept: they only say
+    how windows of one series weigh against each other.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, Any] = {}
+        self._fresh: dict[bytes, Any] = {}
+        self._scales: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def prepare(self, values: Sequence[np.ndarray]) -> list[PreparedSeries]:
+        """Prepare series at the scales of the first fit.
+
+        Parameters
+        ----------
+        values : sequence of numpy.ndarray, shape (n_points, C)
+            In the order of the first fit: scales are found by their place.
+
+        Returns
+        -------
+        list of PreparedSeries
+        """
+        prepared = [prepare_series(array) for array in values]
+        if [s.shape for s, _ in self._scales] == [one.location.shape for one in prepared]:
+            for i, (one, (location, spread)) in enumerate(zip(prepared, self._scales, strict=True)):
+                change = np.abs(np.log(one.spread / spread))
+                moved = np.abs(one.location - location) / spread
+                if change.max() < np.log(_MOST_CHANGE) and moved.max() < _MOST_CHANGE:
+                    prepared[i] = prepare_series(values[i], (location, spread))
+        self._scales = [(one.location, one.spread) for one in prepared]
+        return prepared
+
+    def __reduce__(self) -> tuple[type[WarmStart], tuple[()]]:
+        """Copy and pickle as one that remembers nothing: it only saves time."""
+        return WarmStart, ()
+
+    def recall(self, content: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """Return what was made of this content before, or make it now.
+
+        Parameters
+        ----------
+        content : sequence of numpy.ndarray or object
+            Arrays count by their bytes, other objects by their description.
+        make : callable
+
+        Returns
+        -------
+        object
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for part in content:
+            if isinstance(part, np.ndarray):
+                digest.update(repr(part.shape).encode())
+                digest.update(np.ascontiguousarray(part).data)
+            else:
+                digest.update(repr(part).encode())
+        key = digest.digest()
+        if key not in self._blocks:
+            self._blocks[key] = make()
+        self._fresh[key] = self._blocks[key]
+        return self._blocks[key]
+
+    def tidy(self) -> None:
+        """Forget what was not asked for since the last time."""
+        self._blocks, self._fresh = self._fresh, {}

@@ -1,0 +1,169 @@
+"""Labels of several teachers, each kept by itself, averaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Literal
+
+import numpy as np
+
+from distilts_forecaster.distill.plan import (
+    SeriesPlan,
+    Settings,
+    teacher_contexts,
+    teacher_covariates,
+)
+from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.teachers.base import Teacher
+from distilts_forecaster.teachers.ensemble import (
+    BY_HORIZON,
+    EnsembleTeacher,
+    average,
+    weights_by_horizon,
+)
+from distilts_forecaster.teachers.labels import Labeller, LabelStore, open_store
+from distilts_forecaster.windows.cutting import iterate_chunks, target_windows
+
+__all__ = ["EnsembleLabeller", "open_labeller"]
+
+#: Windows that weights are chosen on, evenly spread: more would not change them.
+_MOST_WINDOWS = 2000
+
+
+@contextmanager
+def open_labeller(
+    teacher: Teacher, settings: Settings, cache_dir: str | os.PathLike | Literal[False] | None
+) -> Iterator[Labeller]:
+    """Open the store of a teacher's labels, or of each member's.
+
+    Parameters
+    ----------
+    teacher : Teacher
+    settings : Settings
+    cache_dir : path-like, False or None
+        See :func:`~distilts_forecaster.teachers.labels.cache_folder`.
+
+    Yields
+    ------
+    Labeller
+    """
+    members = teacher.teachers if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(closing(open_store(cache_dir, one.info.revision is not None)))
+            for one in members
+        ]
+        request = (settings.target_stop, settings.label_levels(teacher.info))
+        if isinstance(teacher, EnsembleTeacher):
+            yield EnsembleLabeller(teacher, stores, *request)
+        else:
+            yield Labeller(teacher, stores[0], *request)
+
+
+class EnsembleLabeller(Labeller):
+    """Ask several teachers for labels, each through the store, and average them.
+
+    Parameters
+    ----------
+    teacher : EnsembleTeacher
+    stores : sequence of LabelStore
+        One for each member.
+    horizon : int
+    quantile_levels : tuple of float, default (0.5,)
+
+    Attributes
+    ----------
+    step_weights : numpy.ndarray, shape (horizon, K)
+    """
+
+    def __init__(
+        self,
+        teacher: EnsembleTeacher,
+        stores: Sequence[LabelStore],
+        horizon: int,
+        quantile_levels: tuple[float, ...] = (0.5,),
+    ) -> None:
+        self.members = [
+            Labeller(member, store, horizon, quantile_levels)
+            for member, store in zip(teacher.teachers, stores, strict=True)
+        ]
+        super().__init__(teacher, stores[0], horizon, quantile_levels)
+        self.step_weights = teacher.step_weights(horizon)
+        # That of the members: the same for every fit that averages the same teachers.
+        self.identity = repr([member.identity for member in self.members])
+        self._weighed = 0
+
+    def label(self, contexts: np.ndarray, covariates: Covariates | None = None) -> np.ndarray:
+        """Return the average of the members' forecasts, made now or before.
+
+        Parameters
+        ----------
+        contexts : numpy.ndarray of float32, shape (N, L, C)
+        covariates : Covariates, optional
+            For the members that take them.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (N, horizon, C, Q)
+
+        Raises
+        ------
+        ValueError
+            If a member's forecast has the wrong shape or is not finite.
+        """
+        # A window is done when the last member has forecast it.
+        self.members[-1].on_progress = self.on_progress
+        answers = [member.label(contexts, covariates) for member in self.members]
+        made = average(answers, self.step_weights)
+        self.n_labelled = sum(member.n_labelled for member in self.members)
+        # Those that weights were chosen on are found again, which is no merit of the cache.
+        self.n_from_cache = max(0, sum(m.n_from_cache for m in self.members) - self._weighed)
+        self.seconds = sum(member.seconds for member in self.members)
+        return made
+
+    def choose_weights(self, plans: Sequence[SeriesPlan], settings: Settings, horizon: int) -> None:
+        """Choose the weights of each step by the members' errors, if they are to be chosen.
+
+        Errors count in units of each series' standard deviation, on windows that are not held
+        out: the student's settings are chosen on those.
+
+        Parameters
+        ----------
+        plans : sequence of SeriesPlan
+        settings : Settings
+        horizon : int
+            Steps held out, 0 if nothing is. Later steps get the weights of the last of them:
+            their truth may be among what is held out.
+        """
+        if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
+            return
+        shift, steps = settings.output_chunk_shift, horizon or settings.output_chunk_length
+        usable = [plan.trial_truth & plan.trial_labelled for plan in plans]
+        every = max(1, -(-sum(int(mask.sum()) for mask in usable) // _MOST_WINDOWS))
+        self.members[-1].on_progress = self.on_progress
+        products = np.zeros((steps, len(self.members), len(self.members)))
+        count = 0
+        for plan, mask in zip(plans, usable, strict=True):
+            series = plan.series
+            for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
+                contexts = teacher_contexts(series, origins, settings, self.teacher.info)
+                known = teacher_covariates(series, origins, settings, self.teacher.info)
+                truth = target_windows(series.raw, origins, steps, shift)
+                window = slice(shift, shift + steps)
+                errors = np.stack(
+                    [
+                        (m.label(contexts, known)[:, window, :, self.median] - truth)
+                        / series.spread
+                        for m in self.members
+                    ]
+                )
+                errors = np.nan_to_num(errors)  # where the truth is missing
+                products += np.einsum("kntc,jntc->tkj", errors, errors)
+                count += len(origins)
+        if count:
+            weights = weights_by_horizon(products / count)
+            self.step_weights[shift : shift + steps] = weights
+            self.step_weights[shift + steps :] = weights[-1]
+        self._weighed = count * len(self.members)

@@ -1,0 +1,595 @@
+"""The Darts facade: TimeSeries in, TimeSeries out, arrays in between."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from darts import TimeSeries
+from darts.models.forecasting.forecasting_model import GlobalForecastingModel
+from darts.typing import TimeSeriesLike
+from darts.utils.serialization import add_safe_globals
+
+from distilts_forecaster.distill.drift import DriftReport, measure_drift
+from distilts_forecaster.distill.incremental import WarmStart
+from distilts_forecaster.distill.pipeline import fit_student
+from distilts_forecaster.distill.plan import shortened
+from distilts_forecaster.facades.darts_backtest import backtest
+from distilts_forecaster.facades.darts_contract import Declarations, copy_parameters
+from distilts_forecaster.facades.darts_covariates import (
+    add_covariates,
+    check_same_covariates,
+    covariates_to_predict,
+    static_names,
+)
+from distilts_forecaster.facades.darts_saving import SAVED, PortableModel
+from distilts_forecaster.facades.darts_series import like, times_after
+from distilts_forecaster.students.objective import HorizonWeights
+from distilts_forecaster.students.settings import Network
+from distilts_forecaster.teachers.load import as_specification
+from distilts_forecaster.validation import (
+    check_cache_dir,
+    check_components,
+    check_context,
+    check_integer,
+    check_series,
+    check_takes_covariates,
+    make_settings,
+    warn_of_levels,
+)
+from distilts_forecaster.windows.cutting import prepare_series
+
+__all__ = ["DistilledForecaster"]
+
+
+class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
+    """A tiny forecaster that has learned from a time-series foundation model.
+
+    ``fit`` asks the teacher for forecasts on windows of the user's own series and
+    fits the student to the truth and to those forecasts (DistilTS, Li et al., ICASSP
+    2026, arXiv 2601.12785). ``predict`` runs the student alone: one matrix product, or a
+    small network.
+
+    Parameters
+    ----------
+    input_chunk_length : int, default 512
+        Steps of context the student looks at, L. Where series hold fewer windows than that, or
+        half of them none, half of what the median series has.
+    output_chunk_length : int, default 96
+        Steps forecast at once, T. Longer forecasts feed the first ones back. Of such short series
+        at most as many as they have; without a teacher, or with covariates, a third.
+    output_chunk_shift : int, default 0
+        Steps between the end of the context and the first forecast step.
+    teacher : str, path-like, Darts model, callable or Teacher, default "bundled"
+        Who to learn from: ``"bundled"`` (comes with the package), a hub name
+        (``"amazon/chronos-2"``), a directory with such weights, a Darts model, or a
+        function ``(contexts (N, L, C), horizon) -> (N, T, C)``.
+    student : str, settings or torch.nn.Module, default "linear"
+        What to fit: ``"linear"`` is solved exactly; ``"dlinear"``, ``"mlp"`` and
+        ``"itransformer"`` are trained by gradient (extra ``torch``). Or one of them with
+        settings: ``Linear(...)``, ``DLinear(...)``, ``MLP(...)``, ``ITransformer(...)``. Or
+        your own module, see :class:`~distilts_forecaster.students.Network`.
+    distillation_weight : float or "auto", default "auto"
+        alpha, the weight of the teacher against the truth. 0 is no teacher. "auto"
+        chooses on held-out windows.
+    horizon_weights : float, str, sequence of float or callable, default 1.0
+        How much the teacher counts at each step. A number is the paper's tau
+        (weights proportional to ``exp(tau * t / (T - 1))``, 0 is uniform); or
+        ``"exponential"`` (tau = 1), ``"linear"``, ``"uniform"`` or ``"inverse_error"`` (of
+        the teacher, by step); or T weights; or a function of T that returns them; or
+        ``"auto"`` to choose tau. Weights are scaled to a mean of one.
+    alignment : str or None, default "auto"
+        How the student's hidden states are aligned with the teacher's: ``"factorised"``
+        (the paper's), or the plain ``"linear"`` and ``"relational"``. "auto" is factorised
+        where both have hidden states, None never aligns. ``"linear"`` and ``"dlinear"``
+        students have none; ``"bundled"``, the Chronos family, and Darts torch models
+        wrapped with ``DartsTeacher(model, hidden_module=...)`` do.
+    alignment_weight : float, default 0.3
+        beta, the weight of the alignment.
+    alignment_dim : int, default 64
+        Numbers kept of each hidden state of the teacher; longer ones are projected at random.
+    quantiles : sequence of float, optional
+        Levels to forecast, 0.5 among them. By default a point forecast. ``"mlp"`` and
+        ``"itransformer"`` learn the teacher's quantiles and the truth's; around the forecast of
+        the others are put the quantiles of held-out errors and of the teacher, by step. Levels
+        beyond those that the teacher knows are extrapolated as a normal distribution's.
+    calibrate : bool, default True
+        Whether quantiles are calibrated on held-out truth, which repairs a teacher that is too
+        sure of itself, or not sure enough.
+    nonnegative : bool, default False
+        Whether forecasts below zero become zero: for counts, and what else cannot be negative.
+    augmentation : float, default 0.0
+        Share of the labelled windows that is made up: mixtures of the series' own windows, with
+        noise and a changing amplitude, which the teacher labels too. For series of which there
+        are few windows, and a teacher that is much better than the student. Without covariates.
+    label_budget : int, optional
+        Most windows to ask the teacher for. By default all of them; set it for a
+        teacher that takes milliseconds a window.
+    teacher_context : int, optional
+        Steps of history that the teacher sees of each window. By default as many as it
+        looks at, up to 1,024, if it understands missing values (the bundled one and the
+        Chronos family do); else ``input_chunk_length``. More history makes better labels,
+        and ties them to where the series starts: for a slow teacher and a rolling
+        ``train_length``, ``input_chunk_length`` finds most of them in the cache.
+    cache_dir : path-like or False, optional
+        Where the teacher's forecasts and hidden states are kept, and a training after each
+        epoch until it is done (an interrupted ``fit`` goes on there). By default the
+        platform's cache directory; False keeps them in this process.
+    add_encoders : dict, optional
+        Covariates that Darts makes of the time index; see
+        :class:`darts.dataprocessing.encoders.SequentialEncoder`.
+    random_state : int, optional
+        Seed of students trained by gradient. The linear student is solved exactly and
+        needs none.
+    verbose : bool, optional
+        Progress while the teacher forecasts and a student is trained: always, never, or (by
+        default) on a terminal.
+
+    Attributes
+    ----------
+    student_ : LinearForecaster, NetworkForecaster or ModuleForecaster
+        The fitted student.
+    training_summary_ : TrainingSummary
+        Windows seen and labelled, labels found in the cache, chosen settings,
+        validation errors, each term of the loss by epoch, seconds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is not one of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from darts import TimeSeries
+    >>> series = TimeSeries.from_values(np.sin(np.arange(400) * 2 * np.pi / 24))
+    >>> model = DistilledForecaster(input_chunk_length=96, output_chunk_length=24)
+    >>> forecast = model.fit(series).predict(n=48)
+    >>> len(forecast)
+    48
+    """
+
+    def __init__(
+        self,
+        input_chunk_length: int = 512,
+        output_chunk_length: int = 96,
+        output_chunk_shift: int = 0,
+        teacher: Any = "bundled",
+        student: Any = "linear",
+        distillation_weight: float | str = "auto",
+        horizon_weights: HorizonWeights = 1.0,
+        alignment: str | None = "auto",
+        alignment_weight: float = 0.3,
+        alignment_dim: int = 64,
+        quantiles: Sequence[float] | None = None,
+        calibrate: bool = True,
+        nonnegative: bool = False,
+        augmentation: float = 0.0,
+        label_budget: int | None = None,
+        teacher_context: int | None = None,
+        cache_dir: str | os.PathLike | bool | None = None,
+        add_encoders: dict[str, Any] | None = None,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> None:
+        check_cache_dir(cache_dir)
+        self._settings = make_settings(
+            input_chunk_length=input_chunk_length,
+            output_chunk_length=output_chunk_length,
+            output_chunk_shift=output_chunk_shift,
+            student=student,
+            distillation_weight=distillation_weight,
+            horizon_weights=horizon_weights,
+            alignment=alignment,
+            alignment_weight=alignment_weight,
+            alignment_dim=alignment_dim,
+            quantiles=quantiles,
+            label_budget=label_budget,
+            teacher_context=teacher_context,
+            random_state=random_state,
+            calibrate=calibrate,
+            nonnegative=nonnegative,
+            augmentation=augmentation,
+        )
+        if add_encoders:
+            check_takes_covariates(self._settings.student, "add_encoders")
+        # Before Darts copies the parameters: a copied torch model is a broken one.
+        self._teacher = as_specification(teacher)
+        self._static_names: list[str] = []
+        self._warm: WarmStart | None = None
+        self._lengths: tuple[int, int] | None = None
+        super().__init__(add_encoders=add_encoders)
+        del self._teacher
+
+    def _extract_model_creation_params(self) -> dict[str, Any]:
+        """Copy the parameters, except for the teacher."""
+        return copy_parameters({**self.model_params, "teacher": self._teacher})
+
+    def untrained_model(self) -> DistilledForecaster:
+        """Return a new model with the same parameters and the same teacher."""
+        return type(self)(**copy_parameters(self.model_params))
+
+    def fit(
+        self,
+        series: TimeSeriesLike,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
+        val_series: TimeSeriesLike | None = None,
+        val_past_covariates: TimeSeriesLike | None = None,
+        val_future_covariates: TimeSeriesLike | None = None,
+        verbose: bool | None = None,
+        warm_start: bool = False,
+    ) -> DistilledForecaster:
+        """Distil the teacher into a student fitted to these series.
+
+        Parameters
+        ----------
+        series : TimeSeries or sequence of TimeSeries
+            At least twenty points are sensible, four are needed. NaN means missing: gaps of a
+            context are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`), a missing
+            truth counts in no loss; windows with less than a quarter of their context, or no
+            truth, are left out. Numeric static covariates that differ are used.
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            One for each series, over all of its steps. Gaps are filled, those of past
+            covariates by the value before. A teacher that takes covariates sees them too.
+        val_series : TimeSeries or sequence of TimeSeries, optional
+            To choose "auto" settings and the number of epochs on. By default the last fifth
+            of the windows.
+        val_past_covariates, val_future_covariates : TimeSeries or sequence, optional
+            The covariates of ``val_series``.
+        verbose : bool, optional
+            Overrides the model's own ``verbose``.
+        warm_start : bool, default False
+            For a linear student that is fitted again and again as its series grow: keep the sums
+            over all windows, and those of the last fit that was warm; only new windows are
+            labelled and summed. Series are scaled as in the first of these fits, which changes
+            the student by next to nothing. Sums take two megabytes or so for 4,096 windows.
+
+        Returns
+        -------
+        DistilledForecaster
+            The fitted model.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the series cannot be fitted, before the teacher is asked.
+        ImportError
+            If the teacher needs an extra that is not installed.
+        """
+        settings = self._settings
+        if past_covariates is not None or future_covariates is not None:
+            check_takes_covariates(settings.student, "covariates")
+        values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
+        given = (past_covariates, future_covariates, self.model_params["add_encoders"])
+        has_covariates = any(c is not None for c in given)
+        settings = shortened(settings, [len(array) for array in values], has_covariates)
+        encoders = self._encoders_for(settings)
+        if encoders.encoding_available:
+            past_covariates, future_covariates = encoders.encode_train(
+                target=series, past_covariates=past_covariates, future_covariates=future_covariates
+            )
+        names = [] if isinstance(settings.student, Network) else static_names(series)
+        warm = (self._warm or WarmStart()) if warm_start else None
+        held_out = None
+        if val_series is None and (
+            val_past_covariates is not None or val_future_covariates is not None
+        ):
+            raise ValueError(
+                "val_past_covariates and val_future_covariates are the covariates of val_series, "
+                "which is None. Pass it too, or leave them out."
+            )
+        if val_series is not None:
+            needed = settings.input_chunk_length + settings.target_stop
+            checked = check_series(
+                "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
+            )
+            if encoders.encoding_available:
+                val_past_covariates, val_future_covariates = encoders.encode_train(
+                    target=val_series,
+                    past_covariates=val_past_covariates,
+                    future_covariates=val_future_covariates,
+                )
+            held_out = add_covariates(
+                val_series,
+                [prepare_series(v) for v in checked],
+                {"val_past_covariates": val_past_covariates},
+                {"val_future_covariates": val_future_covariates},
+                names,
+                settings.target_stop,
+            )
+        prepared = add_covariates(
+            series,
+            [prepare_series(v) for v in values] if warm is None else warm.prepare(values),
+            {"past_covariates": past_covariates},
+            {"future_covariates": future_covariates},
+            names,
+            settings.target_stop,
+        )
+        if held_out is not None:
+            check_same_covariates(prepared[0], held_out[0])
+        warn_of_levels(prepared)
+        if verbose is None:
+            verbose = self.model_params["verbose"]
+        result = fit_student(
+            prepared,
+            settings,
+            self.model_params["teacher"],
+            self.model_params["cache_dir"],
+            held_out,
+            verbose,
+            warm,
+        )
+        self._warm = warm
+        self._forget_covariates()
+        self.encoders = encoders
+        self._static_names = names
+        self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
+        super().fit(series, past_covariates, future_covariates)
+        if not isinstance(series, TimeSeries):
+            self.training_series = None
+        self.student_ = self._with_facts(result.student, series, past_covariates, future_covariates)
+        self.training_summary_ = result.summary
+        self._n_components = values[0].shape[1]
+        self._scales = [(one.location, one.spread) for one in prepared]
+        return self
+
+    def predict(
+        self,
+        n: int,
+        series: TimeSeriesLike | None = None,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
+        num_samples: int = 1,
+        verbose: bool | None = None,
+        predict_likelihood_parameters: bool = False,
+        show_warnings: bool = True,
+        random_state: int | None = None,
+    ) -> TimeSeriesLike:
+        """Forecast the ``n`` steps after the end of the series, with the student alone.
+
+        Parameters
+        ----------
+        n : int
+            Steps to forecast; beyond ``output_chunk_length`` forecasts are fed back.
+        series : TimeSeries or sequence of TimeSeries, optional
+            What to forecast; by default the series the model was fitted on. Gaps, and what is
+            missing before a series that is shorter than the context, are filled (see
+            :func:`~distilts_forecaster.runtime.gaps.fill_gaps`).
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            If the model was fitted with some; by default those. Past covariates must reach to
+            the end of the series (and ``n - output_chunk_length`` steps on, if that is
+            more than none), future covariates ``n`` steps further, and at least
+            ``output_chunk_length``.
+        num_samples : int, default 1
+            Sample paths to draw, of a model with ``quantiles``; 1 is the forecast itself.
+        verbose, show_warnings : bool, optional
+            No effect: there is nothing to show.
+        predict_likelihood_parameters : bool, default False
+            Return the quantiles as components, named as by Darts (``x_q0.100``), for ``n`` up to
+            ``output_chunk_length``; beyond it they are those of sample paths.
+        random_state : int, optional
+            Seed of the sample paths.
+
+        Returns
+        -------
+        TimeSeries or list of TimeSeries
+            As ``series``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, ``n`` is below 1, or a series has other components
+            than the model was fitted on, or has infinite or no values in its last
+            ``input_chunk_length`` steps; or samples or quantiles are asked of a model without
+            ``quantiles``.
+        """
+        check_integer("n", n, at_least=1)
+        target = self.training_series if series is None else series
+        n_series = 1 if target is None or isinstance(target, TimeSeries) else len(target)
+        if past_covariates is None and self.past_covariate_series is not None:
+            past_covariates = [self.past_covariate_series] * n_series
+        if future_covariates is None and self.future_covariate_series is not None:
+            future_covariates = [self.future_covariate_series] * n_series
+        if target is not None and self.encoders.encoding_available:
+            past_covariates, future_covariates = self.encoders.encode_inference(
+                n=n,
+                target=target,
+                past_covariates=past_covariates,
+                future_covariates=future_covariates,
+            )
+        super().predict(
+            n,
+            target,
+            past_covariates,
+            future_covariates,
+            num_samples=num_samples,
+            predict_likelihood_parameters=predict_likelihood_parameters,
+            show_warnings=False,
+        )
+        if series is None:
+            if self.training_series is None:
+                raise ValueError(
+                    "The model was fitted on several series (or loaded from a clean save): say "
+                    "which series to forecast. Example: model.predict(n, series=series)"
+                )
+            series = self.training_series
+        single = isinstance(series, TimeSeries)
+        inputs = [series] if single else list(series)
+        if not inputs:
+            return []
+        student = self.student_
+        contexts = np.stack(
+            [
+                check_context(s, i, self._n_components, student.input_chunk_length)
+                for i, s in enumerate(inputs)
+            ]
+        )
+        if past_covariates is not None or future_covariates is not None:
+            check_takes_covariates(self._settings.student, "covariates")
+        covariates = covariates_to_predict(
+            inputs, n, student, past_covariates, future_covariates, self._static_names
+        )
+        forecasts = self._call_student(
+            contexts, n, num_samples, predict_likelihood_parameters, random_state, **covariates
+        )
+        built = [
+            like(
+                s,
+                times_after(s, n, self.output_chunk_shift),
+                forecast.astype(s.dtype, copy=False),
+                self._parameter_names(s) if predict_likelihood_parameters else None,
+            )
+            for forecast, s in zip(forecasts, inputs, strict=True)
+        ]
+        return built[0] if single else built
+
+    def drift_report(
+        self,
+        series: TimeSeriesLike,
+        past_covariates: TimeSeriesLike | None = None,
+        future_covariates: TimeSeriesLike | None = None,
+        n_windows: int = 100,
+    ) -> DriftReport:
+        """Compare the student with its teacher and with the truth on recent windows.
+
+        Says when to fit again. The teacher labels at most ``n_windows``, most of which the next
+        ``fit`` then finds in the cache.
+
+        Parameters
+        ----------
+        series : TimeSeries or sequence of TimeSeries
+            What the model was fitted on, with what has come since.
+        past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
+            As in ``fit``.
+        n_windows : int, default 100
+            Windows to look at, evenly spread over the last ten horizons.
+
+        Returns
+        -------
+        DriftReport
+            ``print`` it, or look at ``should_refit``.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, or the series are too short.
+        """
+        if not hasattr(self, "training_summary_"):
+            raise ValueError("The model must be fitted before it can drift: call fit first.")
+        check_integer("n_windows", n_windows, at_least=1)
+        values = check_series("series", series, 1, n_components=self._n_components)
+        # In units of what the series varied by in fit: a jump must not hide in its own variance.
+        scales = self._scales if len(self._scales) == len(values) else [None] * len(values)
+        if self.encoders.encoding_available:
+            past_covariates, future_covariates = self.encoders.encode_train(
+                target=series, past_covariates=past_covariates, future_covariates=future_covariates
+            )
+        prepared = add_covariates(
+            series,
+            [
+                replace(prepare_series(v, scale), period=self.student_.period)
+                for v, scale in zip(values, scales, strict=True)
+            ],
+            {"past_covariates": past_covariates},
+            {"future_covariates": future_covariates},
+            self._static_names,
+            self._settings.target_stop,
+        )
+        return measure_drift(
+            self.student_,
+            prepared,
+            self._settings,
+            self.training_summary_,
+            self.model_params["teacher"],
+            self.model_params["cache_dir"],
+            n_windows,
+        )
+
+    def _call_student(
+        self,
+        contexts: np.ndarray,
+        n: int,
+        num_samples: int,
+        parameters: bool,
+        random_state: int | None,
+        **covariates: np.ndarray,
+    ) -> np.ndarray:
+        """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
+        student = self.student_
+        if parameters:
+            levels = self._settings.quantile_levels
+            made = student.predict_quantiles(contexts, n, levels, **covariates)
+            return made.reshape(*made.shape[:2], -1, 1)
+        if num_samples > 1:
+            return student.sample(contexts, n, num_samples, random_state, **covariates)
+        return student.predict(contexts, n, **covariates)[..., None]
+
+    def _optimized_historical_forecasts(
+        self,
+        series: Sequence[TimeSeries],
+        past_covariates: Sequence[TimeSeries] | None = None,
+        future_covariates: Sequence[TimeSeries] | None = None,
+        num_samples: int = 1,
+        start: pd.Timestamp | float | int | str | None = None,
+        start_format: str = "value",
+        forecast_horizon: int = 1,
+        stride: int = 1,
+        overlap_end: bool = False,
+        last_points_only: bool = True,
+        verbose: bool = False,
+        show_warnings: bool = True,
+        predict_likelihood_parameters: bool = False,
+        random_state: int | None = None,
+        predict_kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Forecast from every requested point of every series.
+
+        Called by ``historical_forecasts(retrain=False)``; equal to calling
+        ``predict`` on each shortened series.
+        """
+        if past_covariates is not None or future_covariates is not None:
+            raise ValueError("The model was fitted without covariates: leave them out.")
+        # None of predict's own parameters changes a forecast; what it does not know it refuses.
+        unknown = set(predict_kwargs or {}) - set(inspect.signature(self.predict).parameters)
+        if unknown:
+            raise TypeError(f"predict has no parameters {sorted(unknown)}: see predict_kwargs.")
+        # The checks of predict: fitted, no samples, no shifted auto-regression.
+        super().predict(
+            forecast_horizon,
+            series,
+            num_samples=num_samples,
+            predict_likelihood_parameters=predict_likelihood_parameters,
+            show_warnings=False,
+        )
+
+        def forecast(contexts: np.ndarray) -> np.ndarray:
+            return self._call_student(
+                contexts, forecast_horizon, num_samples, predict_likelihood_parameters, random_state
+            )
+
+        names = self._parameter_names if predict_likelihood_parameters else None
+        return backtest(
+            self,
+            forecast,
+            series,
+            [check_components(one, i, self._n_components) for i, one in enumerate(series)],
+            self.student_.input_chunk_length,
+            forecast_horizon,
+            stride,
+            last_points_only,
+            names,
+            start=start,
+            start_format=start_format,
+            overlap_end=overlap_end,
+            show_warnings=show_warnings,
+        )
+
+
+# Darts loads models with a restricted unpickler since 0.48.
+add_safe_globals([DistilledForecaster, *SAVED])

@@ -1,0 +1,214 @@
+"""What the Darts facade tells Darts and scikit-learn about itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+from darts import TimeSeries
+from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
+
+from distilts_forecaster.distill.plan import Settings
+from distilts_forecaster.students.settings import Network
+
+__all__ = ["Declarations", "copy_parameters"]
+
+
+class Declarations:
+    """Mixin of the Darts facade: lengths, lags, and what it supports."""
+
+    _settings: Settings
+    _static_names: list[str]
+    _lengths: tuple[int, int] | None
+    model_params: Any
+    uses_past_covariates: bool
+    uses_future_covariates: bool
+
+    def _forget_covariates(self) -> None:
+        """Forget with what covariates the model was fitted before."""
+        self.past_covariate_series = self.future_covariate_series = None
+        self._expect_past_covariates = self._uses_past_covariates = False
+        self._expect_future_covariates = self._uses_future_covariates = False
+        self._expect_static_covariates = self._uses_static_covariates = False
+        self.static_covariates = None
+
+    @property
+    def input_chunk_length(self) -> int:
+        """Steps of context the student looks at: after ``fit``, as many as its series allowed."""
+        return self._lengths[0] if self._lengths else self._settings.input_chunk_length
+
+    @property
+    def output_chunk_length(self) -> int:
+        """Steps forecast at once: after ``fit``, as many as its series allowed."""
+        return self._lengths[1] if self._lengths else self._settings.output_chunk_length
+
+    @property
+    def _target_stop(self) -> int:
+        """Steps from the end of the context to the end of the target."""
+        return self.output_chunk_shift + self.output_chunk_length
+
+    @property
+    def output_chunk_shift(self) -> int:
+        """Steps between the end of the context and the first forecast step."""
+        return self._settings.output_chunk_shift
+
+    @property
+    def supports_multivariate(self) -> bool:
+        """Several components are forecast by one student."""
+        return True
+
+    @property
+    def supports_past_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def supports_future_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def supports_static_covariates(self) -> bool:
+        """All students but the user's own modules take them."""
+        return not isinstance(self._settings.student, Network)
+
+    @property
+    def considers_static_covariates(self) -> bool:
+        """Whether the student was fitted with some."""
+        return bool(self._static_names)
+
+    @property
+    def supports_probabilistic_prediction(self) -> bool:
+        """Whether quantiles were asked for."""
+        return self._settings.probabilistic
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The quantiles, as Darts describes them."""
+        if not self._settings.probabilistic:
+            return None
+        names = quantile_names(list(self._settings.quantile_levels))
+        return Likelihood(LikelihoodType.Quantile, names)
+
+    @property
+    def supports_sample_weight(self) -> bool:
+        """Windows cannot be weighted."""
+        return False
+
+    @property
+    def _supports_val_series(self) -> bool:
+        """``fit`` takes ``val_series``."""
+        return True
+
+    @property
+    def min_train_samples(self) -> int:
+        """One window is enough to solve."""
+        return 1
+
+    @property
+    def _target_window_lengths(self) -> tuple[int, int]:
+        """Context, and steps up to the end of the target."""
+        return self.input_chunk_length, self._target_stop
+
+    @property
+    def extreme_lags(
+        self,
+    ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
+        """First and last lag of target, past and future covariates, and the shift."""
+        first, last = -self.input_chunk_length, self._target_stop - 1
+        # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
+        past = (first, -1) if self.supports_past_covariates else (None, None)
+        future = (first, last) if self.supports_future_covariates else (None, None)
+        return first, last, *past, *future, self.output_chunk_shift
+
+    @property
+    def _model_encoder_settings(
+        self,
+    ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
+        """What encoders make covariates for."""
+        takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
+        stop = self._target_stop
+        return self.input_chunk_length, stop, takes_past, takes_future, None, None
+
+    def _encoders_for(self, settings: Settings) -> Any:
+        """Return encoders for the lengths that a student will have."""
+        before = self._lengths
+        self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
+        try:
+            return self.initialize_encoders()  # type: ignore[attr-defined]
+        finally:
+            self._lengths = before
+
+    def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
+        """Forecasts without covariates can all be made in a few matrix products."""
+        uses_covariates = (
+            self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
+        )
+        return (retrain is False or retrain == 0) and not uses_covariates
+
+    def _parameter_names(self, series: TimeSeries) -> list[str]:
+        """Return the names of the quantiles of each component."""
+        assert self.likelihood is not None
+        return self.likelihood.component_names(series=series)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters that the model was made with, as scikit-learn asks for them.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            No effect: parameters have none of their own.
+
+        Returns
+        -------
+        dict of str to object
+        """
+        return dict(self.model_params)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters. The model is new then: it must be fitted again.
+
+        Parameters
+        ----------
+        **params
+            Of the constructor.
+
+        Returns
+        -------
+        Declarations
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such parameter, or it cannot have such a value; nothing is changed.
+        """
+        unknown = sorted(params.keys() - self.model_params.keys())
+        if unknown:
+            raise ValueError(
+                f"There are no parameters {unknown}; there are {sorted(self.model_params)}."
+            )
+        changed = type(self)(**copy_parameters({**self.model_params, **params}))
+        self.__dict__ = changed.__dict__
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        """Return a new model with the same parameters and the same teacher."""
+        return self.untrained_model()  # type: ignore[attr-defined]
+
+
+def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Deep-copy constructor parameters, except for the teacher.
+
+    Parameters
+    ----------
+    parameters : dict
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        name: value if name == "teacher" else copy.deepcopy(value)
+        for name, value in parameters.items()
+    }

@@ -1,0 +1,324 @@
+"""Covariates as Darts gives them, brought to the steps of their series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.typing import TimeSeriesLike
+from darts.utils.utils import n_steps_between
+
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.gaps import fill_covariates
+from distilts_forecaster.windows.cutting import PreparedSeries
+
+__all__ = [
+    "add_covariates",
+    "as_list",
+    "check_same_covariates",
+    "covariates_to_predict",
+    "rows_of",
+    "static_names",
+    "static_values",
+]
+
+
+def as_list(name: str, covariates: Any, n_series: int) -> list[TimeSeries] | None:
+    """Return covariates as a list, one for each series.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter.
+    covariates : TimeSeries, sequence of TimeSeries or None
+    n_series : int
+
+    Returns
+    -------
+    list of TimeSeries or None
+
+    Raises
+    ------
+    TypeError
+        If they are not TimeSeries.
+    ValueError
+        If there is not one for each series, or they differ in their components.
+    """
+    if covariates is None:
+        return None
+    given = [covariates] if isinstance(covariates, TimeSeries) else covariates
+    if not isinstance(given, Sequence) or any(not isinstance(c, TimeSeries) for c in given):
+        raise TypeError(
+            f"{name} must be a darts TimeSeries or a list of them, got {type(covariates).__name__}."
+        )
+    if len(given) != n_series:
+        raise ValueError(
+            f"{name} holds {len(given)} series for {n_series} target series: pass one for each."
+        )
+    widths = {c.width for c in given}
+    if len(widths) > 1 or any(not c.is_deterministic for c in given):
+        raise ValueError(
+            f"{name} must be deterministic and have the same components throughout, got "
+            f"{sorted(widths)} components."
+        )
+    return list(given)
+
+
+def rows_of(
+    name: str,
+    covariates: TimeSeries,
+    series: TimeSeries,
+    first: int,
+    stop: int,
+    least: int,
+    known_ahead: bool,
+) -> np.ndarray:
+    """Return the values at given steps of a series.
+
+    Parameters
+    ----------
+    name : str
+        What to call the covariates in messages.
+    covariates, series : TimeSeries
+        Of the same frequency.
+    first, stop : int
+        Steps wanted, counted from the start of ``series``.
+    least : int
+        Steps up to here are needed; later ones are returned where there are some.
+    known_ahead : bool
+        Whether values are known ahead of time: how gaps are filled.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (at most stop - first, n_components)
+
+    Raises
+    ------
+    ValueError
+        If steps are not covered, or values are infinite, or missing throughout.
+
+    Examples
+    --------
+    >>> series = TimeSeries.from_values(np.zeros(4))
+    >>> covariates = TimeSeries.from_values(np.arange(6.0))
+    >>> rows_of("future_covariates", covariates, series, 2, 9, 5, True).ravel()
+    array([2., 3., 4., 5.])
+    """
+    if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
+        raise ValueError(
+            f"{name} has frequency {covariates.freq_str}, the series {series.freq_str}: they must "
+            "be the same. Resample the covariates."
+        )
+    start, freq = covariates.start_time(), series.freq
+    offset = n_steps_between(end=series.start_time(), start=start, freq=freq)
+    if start + offset * freq != series.start_time():
+        raise ValueError(f"{name} and the series have no time steps in common: they are offset.")
+    if offset + first < 0 or offset + least > len(covariates):
+        wanted = [series.start_time() + step * freq for step in (first, least - 1)]
+        raise ValueError(
+            f"{name} must reach from {wanted[0]} to {wanted[1]}, got {start} to "
+            f"{covariates.end_time()}."
+        )
+    values = covariates.all_values(copy=False)[offset + first : offset + stop, :, 0]
+    empty = np.isnan(values).all(axis=0)
+    if np.isinf(values).any():
+        raise ValueError(
+            f"{name} has {int(np.isinf(values).sum())} infinite values: replace them, NaN means "
+            "missing."
+        )
+    if empty.any():
+        raise ValueError(
+            f"{name} has no values at all in {list(covariates.columns[empty])}, at the steps that "
+            "are needed: leave them out."
+        )
+    return fill_covariates(values.astype(np.float64), known_ahead)
+
+
+def add_covariates(
+    series: TimeSeriesLike,
+    prepared: list[PreparedSeries],
+    past: dict[str, Any],
+    future: dict[str, Any],
+    static: Sequence[str],
+    target_stop: int,
+) -> list[PreparedSeries]:
+    """Add covariates to their series, as far ahead as they are known.
+
+    Parameters
+    ----------
+    series : TimeSeries or sequence of TimeSeries
+    prepared : list of PreparedSeries
+        The same series.
+    past, future : dict
+        The covariates by the name of their parameter.
+    static : sequence of str
+        Names of the static covariates to use.
+    target_stop : int
+        Steps beyond the end of a series that future covariates are of use for.
+
+    Returns
+    -------
+    list of PreparedSeries
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they do not fit the series.
+    """
+    targets = [series] if isinstance(series, TimeSeries) else list(series)
+    for field, named, ahead in (("past", past, 0), ("future", future, target_stop)):
+        ((name, covariates),) = named.items()
+        given = as_list(name, covariates, len(targets))
+        if given is not None:
+            # No context reaches into the last target.
+            less = target_stop if field == "past" else 0
+            rows = [
+                rows_of(name, c, s, 0, len(s) + ahead, len(s) - less, field == "future")
+                for c, s in zip(given, targets, strict=True)
+            ]
+            prepared = [
+                replace(p, past=row) if field == "past" else replace(p, future=row)
+                for p, row in zip(prepared, rows, strict=True)
+            ]
+    if static:
+        prepared = [
+            replace(p, static=static_values(s, static))
+            for p, s in zip(prepared, targets, strict=True)
+        ]
+    return prepared
+
+
+def static_names(series: TimeSeriesLike) -> list[str]:
+    """Return the names of the numeric static covariates that say something.
+
+    Parameters
+    ----------
+    series : TimeSeries or sequence of TimeSeries
+
+    Returns
+    -------
+    list of str
+        Those that all series have and that are not the same everywhere.
+    """
+    targets = [series] if isinstance(series, TimeSeries) else list(series)
+    frames = [s.static_covariates for s in targets]
+    if any(frame is None for frame in frames):
+        return []
+    first = frames[0].select_dtypes(include=np.number)
+    names = [name for name in first.columns if all(name in frame.columns for frame in frames)]
+    known = [name for name in names if all(np.isfinite(frame[name]).all() for frame in frames)]
+    values = {name: {float(v) for frame in frames for v in frame[name]} for name in known}
+    return [name for name in known if len(values[name]) > 1]
+
+
+def static_values(series: TimeSeries, names: Sequence[str]) -> np.ndarray:
+    """Return static covariates of each component.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    names : sequence of str
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n_components, len(names))
+
+    Raises
+    ------
+    ValueError
+        If one is not there, or missing.
+    """
+    frame = series.static_covariates
+    missing = [n for n in names if frame is None or n not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"The model was fitted with the static covariates {list(names)}; a series lacks "
+            f"{missing}. Add them: series.with_static_covariates(frame)."
+        )
+    values = frame[list(names)].to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"A series has missing static covariates among {list(names)}.")
+    return np.broadcast_to(values, (series.width, len(names)))
+
+
+def check_same_covariates(series: PreparedSeries, validation: PreparedSeries) -> None:
+    """Raise unless ``val_series`` comes with the covariates of ``series``.
+
+    Parameters
+    ----------
+    series, validation : PreparedSeries
+
+    Raises
+    ------
+    ValueError
+        Otherwise.
+    """
+    for kind in ("past", "future"):
+        expected, got = (
+            0 if c is None else c.shape[1] for c in (getattr(s, kind) for s in (series, validation))
+        )
+        if expected != got:
+            raise ValueError(
+                f"val_{kind}_covariates has {got} components, {kind}_covariates {expected}: "
+                "val_series needs the same covariates as series."
+            )
+
+
+def covariates_to_predict(
+    series: Sequence[TimeSeries],
+    n: int,
+    student: Forecaster,
+    past: Any,
+    future: Any,
+    static: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Return the covariates that a student needs to forecast the end of each series.
+
+    Parameters
+    ----------
+    series : sequence of TimeSeries
+    n : int
+        Steps to forecast.
+    student : Forecaster
+    past, future : TimeSeries, sequence of TimeSeries or None
+    static : sequence of str
+        Names of the static covariates.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        ``past_covariates``, ``future_covariates`` and ``static_covariates``, as
+        :meth:`~distilts_forecaster.runtime.base.Forecaster.predict` takes them;
+        empty without covariates.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they do not fit the series, or do not reach far enough.
+    """
+    length, steps = student.input_chunk_length, student.output_chunk_length
+    shift, arrays = student.output_chunk_shift, {}
+    for name, covariates, more in (
+        ("past_covariates", past, max(0, n - steps)),
+        ("future_covariates", future, shift + max(n, steps)),
+    ):
+        given = as_list(name, covariates, len(series))
+        if given is None:
+            continue
+        rows = []
+        for one, target in zip(given, series, strict=True):
+            stop = len(target) + more
+            first = max(0, len(target) - length)
+            row = rows_of(name, one, target, first, stop, stop, name == "future_covariates")
+            # A series that is shorter than the context: its first covariates go on to the left.
+            row = np.pad(row, ((length + more - len(row), 0), (0, 0)), mode="edge")
+            if name == "future_covariates":
+                row = np.concatenate([row[:length], row[length + shift :]])
+            rows.append(row)
+        arrays[name] = np.stack(rows)
+    if static:
+        arrays["static_covariates"] = np.stack([static_values(s, static) for s in series])
+    return arrays

@@ -1,0 +1,1 @@
+"""Tables: read them, and turn them into series and back."""

@@ -1,0 +1,1 @@
+"""The teacher that comes with the package: NumPy only."""

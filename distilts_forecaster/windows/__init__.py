@@ -1,0 +1,1 @@
+"""Windows of series: cut, filled, normalised, in batches."""
