@@ -1,4 +1,4 @@
-"""The regressor for scikit-learn: ``from distilts_forecaster.sklearn import DistilledRegressor``."""
+"""The public path of the regressor for scikit-learn."""
 
 from distilts_forecaster.facades.sklearn import DistilledRegressor
 

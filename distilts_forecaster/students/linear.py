@@ -114,9 +114,8 @@ class WindowSums:
         ----------
         features : numpy.ndarray of float32, shape (n_rows, F)
         truth, labels : numpy.ndarray of float32, shape (n_rows, T), optional
-            Normalised targets (NaN where missing, which counts as zero until
-            :func:`~distilts_forecaster.distill.accumulate.impute_truth`) and teacher forecasts of the
-            same windows.
+            Normalised targets and teacher forecasts of the same windows. A target of NaN is
+            missing: it counts as zero here, and is imputed before the sums are solved.
         """
         n_matrices = len(self.gram_truth)
         n_rows = len(features) // n_matrices
