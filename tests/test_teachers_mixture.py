@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.teachers import load_teacher, mixture
+from distilts_forecaster.teachers import load_teacher
+from distilts_forecaster.teachers.bundled import mixture
 from distilts_forecaster.teachers.bundled.mixture import (
     WEIGHTS,
     MixtureTeacher,

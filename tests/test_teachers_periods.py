@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from distilts_forecaster.teachers import periods
 from distilts_forecaster.teachers.bundled.mixture import normalise
+from distilts_forecaster.windows import periods
 from distilts_forecaster.windows.periods import Histories, find_periods
 
 

@@ -4,7 +4,7 @@ import pytest
 from conftest import seasonal
 from darts import TimeSeries
 
-from distilts_forecaster import timeseries
+from distilts_forecaster.facades import darts_series as timeseries
 from distilts_forecaster.facades.darts_series import like, moved, times_after
 
 TIMES = pd.date_range("2024-01-01", periods=50, freq="h", name="hour")

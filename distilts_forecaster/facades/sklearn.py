@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from distilts_forecaster.distill.pipeline import TrainingSummary, fit_student
 from distilts_forecaster.facades.student_io import Shippable
-from distilts_forecaster.runtime import Forecaster
+from distilts_forecaster.runtime import Forecaster, LinearForecaster
 from distilts_forecaster.students.objective import HorizonWeights
 from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.validation import check_cache_dir, make_settings, warn_of_levels
@@ -142,7 +143,7 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         prepared = prepare_rows(contexts, rows)
         warn_of_levels([prepared])
         result = fit_student([prepared], settings, teacher, self.cache_dir, verbose=self.verbose)
-        self.student_: Forecaster = result.student
+        self.student_: Forecaster = _in_float64(result.student)
         self.training_summary_: TrainingSummary = result.summary
         self._is_one_column = targets.ndim == 1
         return self
@@ -175,3 +176,14 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _in_float64(student: Forecaster) -> Forecaster:
+    """Return a linear student that computes in float64.
+
+    scikit-learn expects a row's forecast to be the same to 1e-9 whatever the order of the rows,
+    which a product in float32 does not promise: kernels for the last rows add in another order.
+    """
+    if isinstance(student, LinearForecaster):
+        return replace(student, weights=student.weights.astype(np.float64))
+    return student
