@@ -556,7 +556,7 @@ def warn_of_levels(series: Sequence[PreparedSeries]) -> None:
     series : sequence of PreparedSeries
     """
     worst = max(
-        float((np.abs(s.location) / s.spread)[np.nanstd(s.values, axis=0) > 0].max(initial=0.0))
+        float((np.abs(s.location) / s.std)[np.nanstd(s.values, axis=0) > 0].max(initial=0.0))
         for s in series
     )
     if worst > 1e5:

@@ -23,7 +23,7 @@ def windows_of(series, **changes):
         "output_chunk_shift": 0,
         "owner": np.concatenate([np.full(len(o), i) for i, o in enumerate(origins)]),
         "origins": np.concatenate(origins),
-        "has_truth": np.ones(n, dtype=bool),
+        "has_target": np.ones(n, dtype=bool),
         "label_row": np.full(n, -1),
     }
     return TrainingWindows(**(given_ | changes))
@@ -77,7 +77,7 @@ def test_what_is_unknown_is_nan():
         hidden_mean=np.float32(1.0),
         hidden_spread=np.float32(2.0),
         label_row=label_row,
-        has_truth=np.arange(len(windows)) < 3,
+        has_target=np.arange(len(windows)) < 3,
     )
     batch = windows.batch(np.arange(5))
     np.testing.assert_array_equal(np.isnan(batch.truth[:, 0, 0]), [False, False, False, True, True])
@@ -91,9 +91,9 @@ def test_a_subset_forgets_what_may_not_be_used():
     windows = windows_of([seasonal(30, C)])
     windows = replace(windows, label_row=np.arange(len(windows)))
     n = np.arange(len(windows))
-    part = windows.subset(truth=n < 4, labelled=(n >= 2) & (n < 6), n_truth_steps=2)
+    part = windows.subset(truth=n < 4, labelled=(n >= 2) & (n < 6), n_target_steps=2)
     np.testing.assert_array_equal(part.origins, windows.origins[:6])
-    np.testing.assert_array_equal(part.has_truth, [True] * 4 + [False] * 2)
+    np.testing.assert_array_equal(part.has_target, [True] * 4 + [False] * 2)
     np.testing.assert_array_equal(part.label_row, [-1, -1, 2, 3, 4, 5])
     batch = part.batch(np.arange(6))
     # Later steps of the target are not even cut.

@@ -129,9 +129,9 @@ def test_few_windows_have_wide_tails():
 
 def test_errors_of_neighbours_resemble_each_other_where_they_do():
     rng = np.random.default_rng(0)
-    assert measured(rng.normal(size=(4000, 1)).cumsum(axis=0)).persistence > 0.6
+    assert measured(rng.normal(size=(4000, 1)).cumsum(axis=0)).error_autocorrelation > 0.6
     # Half of each error is that of the last value, which all steps share.
-    assert 0.3 < measured(rng.normal(size=(4000, 1))).persistence < 0.7
+    assert 0.3 < measured(rng.normal(size=(4000, 1))).error_autocorrelation < 0.7
 
 
 @pytest.mark.parametrize("n", [25, 29, 30])

@@ -10,7 +10,7 @@ from conftest import seasonal
 
 from distilts_forecaster import LinearForecaster, load_student, save_student
 from distilts_forecaster.cli.main import main
-from distilts_forecaster.runtime.quantiles import LEVELS, Spread
+from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles
 
 
 @pytest.fixture
@@ -27,7 +27,10 @@ def student(tmp_path):
     offsets = np.sort(np.random.default_rng(0).normal(size=(6, 25)), axis=1).astype(np.float32)
     weights = np.zeros((1, 24, 6), np.float32)
     weights[0, -6:] = np.eye(6)
-    save_student(LinearForecaster(weights, spread=Spread(offsets, LEVELS)), tmp_path / "student")
+    save_student(
+        LinearForecaster(weights, error_quantiles=ErrorQuantiles(offsets, LEVELS)),
+        tmp_path / "student",
+    )
     return str(tmp_path / "student")
 
 

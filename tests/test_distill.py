@@ -110,8 +110,8 @@ def test_what_is_held_out_does_not_touch_the_trial():
     plans, horizon = plan_windows([prepare_series(values)], settings)
     plan = plans[0]
     first_held_out_value = np.flatnonzero(plan.validation).min()
-    assert np.flatnonzero(plan.trial_truth).max() + horizon <= first_held_out_value
-    assert plan.trial_truth.sum() + plan.validation.sum() + horizon - 1 == plan.truth.sum()
+    assert np.flatnonzero(plan.trial_target).max() + horizon <= first_held_out_value
+    assert plan.trial_target.sum() + plan.validation.sum() + horizon - 1 == plan.truth.sum()
 
 
 def test_labels_on_trial_come_from_contexts_before_the_held_out_values(teacher):

@@ -197,7 +197,7 @@ def _loss(found, values, teacher):
         raw = teacher.forecast(series.raw[None, origin - L : origin], T, (0.5,)).quantiles[
             0, ..., 0
         ]
-        label = (raw - series.location) / series.spread
+        label = (raw - series.location) / series.std
         n_labelled = len(values) + 1 - L
         total += ((weights[:, None] * (label - forecast) ** 2) / spread**2).mean() / n_labelled
         if origin <= origins[-1]:

@@ -98,8 +98,8 @@ def test_sums_add_up_in_any_order(cut):
     first = summed(features[:cut], truth[:cut], labels[:cut])
     second = summed(features[cut:], truth[cut:], labels[cut:])
     for total in (first + second, second + first):
-        assert total.n_truth == whole.n_truth
-        np.testing.assert_allclose(total.gram_truth, whole.gram_truth, rtol=1e-4, atol=1e-4)
+        assert total.n_target == whole.n_target
+        np.testing.assert_allclose(total.gram_target, whole.gram_target, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(total.cross_teacher, whole.cross_teacher, rtol=1e-4, atol=1e-4)
 
 
@@ -108,8 +108,8 @@ def test_truth_and_labels_may_cover_different_windows():
     sums = WindowSums(1, F, T)
     sums.add(features[:40], truth=truth[:40])
     sums.add(features[20:], labels=labels[20:])
-    assert (sums.n_truth, sums.n_teacher) == (40, 40)
-    np.testing.assert_allclose(sums.cross_truth[0], features[:40].T @ truth[:40], rtol=1e-5)
+    assert (sums.n_target, sums.n_teacher) == (40, 40)
+    np.testing.assert_allclose(sums.cross_target[0], features[:40].T @ truth[:40], rtol=1e-5)
     np.testing.assert_allclose(sums.cross_teacher[0], features[20:].T @ labels[20:], rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.runtime.quantiles import Spread  # noqa: E402
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles  # noqa: E402
 from distilts_forecaster.students import MLP, DLinear, ITransformer, Network  # noqa: E402
 from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
 
@@ -27,8 +27,8 @@ def make(kind, n_quantiles=1, shift=0):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     levels = (0.5,) if n_quantiles == 1 else (0.1, 0.5, 0.9)
-    spread = Spread(np.zeros((T, n_quantiles), np.float32), levels, 0.5)
-    return as_forecaster(network, KINDS[kind], L, T, shift, levels).with_spread(spread)
+    spread = ErrorQuantiles(np.zeros((T, n_quantiles), np.float32), levels, 0.5)
+    return as_forecaster(network, KINDS[kind], L, T, shift, levels).with_error_quantiles(spread)
 
 
 STUDENTS = {kind: make(kind) for kind in KINDS}

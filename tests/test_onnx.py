@@ -15,7 +15,7 @@ from distilts_forecaster.runtime import LinearForecaster, NetworkForecaster  # n
 from distilts_forecaster.runtime.effects import Effects  # noqa: E402
 from distilts_forecaster.runtime.networks import array_shapes  # noqa: E402
 from distilts_forecaster.runtime.onnx import OPSET, export_onnx  # noqa: E402
-from distilts_forecaster.runtime.quantiles import LEVELS, Spread  # noqa: E402
+from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles  # noqa: E402
 
 L, T = 24, 6
 SIZES = {
@@ -46,16 +46,18 @@ def make_effects(rng, n_past, n_future, n_static, per_component):
 def make(kind, counts=(0, 0, 0), quantiles=True, **more):
     rng = np.random.default_rng(0)
     if kind in ("linear", "per_component"):
-        spread = Spread(np.sort(rng.normal(size=(T, 25)), axis=1).astype(np.float32), LEVELS)
+        spread = ErrorQuantiles(
+            np.sort(rng.normal(size=(T, 25)), axis=1).astype(np.float32), LEVELS
+        )
         n = 3 if kind == "per_component" else 1
         weights = (rng.normal(size=(n, L, T)) / L).astype(np.float32)
         effects = make_effects(rng, *counts, n == 3) if any(counts) else None
-        student = LinearForecaster(weights, spread=spread, effects=effects, **more)
+        student = LinearForecaster(weights, error_quantiles=spread, effects=effects, **more)
     else:
         levels = (0.1, 0.5, 0.9) if quantiles else (0.5,)
         shapes = array_shapes(kind, SIZES[kind], L, T, len(levels), counts)
         arrays = {n: rng.normal(0, 0.2, s).astype(np.float32) for n, s in shapes.items()}
-        spread = Spread(rng.normal(0, 0.1, (T, len(levels))).astype(np.float32), levels)
+        spread = ErrorQuantiles(rng.normal(0, 0.1, (T, len(levels))).astype(np.float32), levels)
         student = NetworkForecaster(
             kind=kind,
             sizes=SIZES[kind],
@@ -63,13 +65,13 @@ def make(kind, counts=(0, 0, 0), quantiles=True, **more):
             input_chunk_length=L,
             output_chunk_length=T,
             quantile_levels=levels,
-            spread=spread,
+            error_quantiles=spread,
             past_scale=scale(counts[0]),
             future_scale=scale(counts[1]),
             static_scale=scale(counts[2]),
             **more,
         )
-    return student if quantiles else student.with_spread(None)
+    return student if quantiles else student.with_error_quantiles(None)
 
 
 KINDS = ["linear", "per_component", "mlp", "itransformer"]
@@ -228,8 +230,8 @@ def test_a_module_of_the_users_own_is_exported_with_its_scaling(tmp_path, quanti
             return made.transpose(1, 2)
 
     torch.manual_seed(0)
-    spread = Spread(np.full((T, 3), 0.1, np.float32), levels) if quantiles else None
-    student = ModuleForecaster(Own(), L, T, quantile_levels=levels, spread=spread)
+    spread = ErrorQuantiles(np.full((T, 3), 0.1, np.float32), levels) if quantiles else None
+    student = ModuleForecaster(Own(), L, T, quantile_levels=levels, error_quantiles=spread)
     wanted = (0.2, 0.5) if quantiles else None
     made = export_onnx(student, tmp_path / "student.onnx", wanted)
     assert made.largest_difference < 1e-4

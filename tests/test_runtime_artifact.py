@@ -20,7 +20,7 @@ from distilts_forecaster.runtime import (
 )
 from distilts_forecaster.runtime.effects import Effects
 from distilts_forecaster.runtime.networks import array_shapes
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 L, T = 8, 3
 LEVELS = (0.1, 0.5, 0.9)
@@ -50,7 +50,7 @@ def scale(n):
 def make(kind):
     rng = np.random.default_rng(0)
     offsets = np.sort(rng.normal(size=(T, 3)), axis=1).astype(np.float32)
-    spread = Spread(offsets, LEVELS, 0.5)
+    spread = ErrorQuantiles(offsets, LEVELS, 0.5)
     if kind in SIZES:
         shapes = array_shapes(kind, SIZES[kind], L, T, 3, (1, 2, 1))
         return NetworkForecaster(
@@ -64,7 +64,7 @@ def make(kind):
             future_scale=scale(2),
             static_scale=scale(1),
             period=4,
-            spread=spread,
+            error_quantiles=spread,
             info=INFO,
         )
     n = 2 if kind == "per_component" else 1
@@ -75,7 +75,9 @@ def make(kind):
         effects = Effects(weights, scale(1), scale(2), scale(1), knots)
         student = replace(student, effects=effects)
     shift = 2 if kind == "per_component" else 0
-    return replace(student, spread=spread, nonnegative=kind == "linear", output_chunk_shift=shift)
+    return replace(
+        student, error_quantiles=spread, nonnegative=kind == "linear", output_chunk_shift=shift
+    )
 
 
 KINDS = ["linear", "per_component", "covariates", *SIZES]
@@ -294,8 +296,8 @@ def test_files_of_two_students_are_refused(tmp_path):
 
 BROKEN = {
     "infinite": {"weights": np.full((1, L, T), np.inf, np.float32)},
-    "crossing": {"spread": Spread(np.array([[1.0, 0, 2]] * T), LEVELS)},
-    "levels": {"spread": Spread(np.zeros((T, 3)), (0.5, 0.1, 0.9))},
+    "crossing": {"error_quantiles": ErrorQuantiles(np.array([[1.0, 0, 2]] * T), LEVELS)},
+    "levels": {"error_quantiles": ErrorQuantiles(np.zeros((T, 3)), (0.5, 0.1, 0.9))},
     "period": {"period": 0},
     "info": {"info": {"settings": "text"}},
 }
@@ -316,7 +318,9 @@ def test_numbers_of_other_types_are_saved_as_they_must_be(tmp_path):
     other = replace(
         student,
         weights=np.asfortranarray(student.weights.astype(np.float64)),
-        spread=Spread(student.spread.offsets.astype(np.float64), LEVELS, np.float64(0.5)),
+        error_quantiles=ErrorQuantiles(
+            student.error_quantiles.offsets.astype(np.float64), LEVELS, np.float64(0.5)
+        ),
         period=np.int64(4),
         info={"fit": {"validation_error": np.float32("nan")}},
     )

@@ -10,17 +10,20 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
 from distilts_forecaster.runtime import LinearForecaster
-from distilts_forecaster.runtime.quantiles import LEVELS, Spread
+from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles
 
 L, T = 8, 3
 
 
-def walker(persistence=0.0, spread=0.5):
+def walker(error_autocorrelation=0.0, width=0.5):
     """Return a student that repeats the last value, with errors as those of a random walk."""
     weights = np.zeros((1, L, T), np.float32)
     weights[0, -1] = 1.0
-    offsets = spread * np.sqrt(np.arange(1, T + 1))[:, None] * norm.ppf(LEVELS)
-    return LinearForecaster(weights, spread=Spread(offsets.astype(np.float32), LEVELS, persistence))
+    offsets = width * np.sqrt(np.arange(1, T + 1))[:, None] * norm.ppf(LEVELS)
+    return LinearForecaster(
+        weights,
+        error_quantiles=ErrorQuantiles(offsets.astype(np.float32), LEVELS, error_autocorrelation),
+    )
 
 
 contexts = arrays(np.float64, (3, L, 2), elements=st.floats(-100, 100))
@@ -80,15 +83,15 @@ def test_the_median_beyond_is_the_forecast():
     np.testing.assert_allclose(made, walker().predict(context, 4 * T), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("persistence", [0.0, 0.9])
-def test_samples_have_the_quantiles_and_resemble_their_neighbours(persistence):
+@pytest.mark.parametrize("error_autocorrelation", [0.0, 0.9])
+def test_samples_have_the_quantiles_and_resemble_their_neighbours(error_autocorrelation):
     context = np.random.default_rng(0).normal(size=L)
-    student = walker(persistence)
+    student = walker(error_autocorrelation)
     paths = student.sample(context, n_samples=20_000, random_state=0)
     wanted = student.predict_quantiles(context, None, [0.1, 0.5, 0.9])
     np.testing.assert_allclose(np.quantile(paths, [0.1, 0.5, 0.9], axis=1).T, wanted, atol=0.05)
     found = np.corrcoef(paths[0], paths[1])[0, 1]
-    assert found == pytest.approx(persistence, abs=0.05)
+    assert found == pytest.approx(error_autocorrelation, abs=0.05)
 
 
 def test_samples_beyond_spread_as_the_quantiles_do():
@@ -126,7 +129,7 @@ def test_gaps_make_no_missing_quantiles():
 
 def test_what_cannot_be_asked_is_refused():
     with pytest.raises(ValueError, match="forecasts points only"):
-        replace(walker(), spread=None).predict_quantiles(np.ones(L))
+        replace(walker(), error_quantiles=None).predict_quantiles(np.ones(L))
     for wrong in ([0.9, 0.1], [0.0, 0.5], []):
         with pytest.raises(ValueError, match="must increase between 0 and 1"):
             walker().predict_quantiles(np.ones(L), None, wrong)
@@ -143,8 +146,13 @@ def test_what_is_fed_back_is_not_below_zero_either():
 
 
 def test_there_is_no_jump_between_chunks():
-    student = walker(spread=0.1)
-    moved = replace(student, spread=replace(student.spread, offsets=student.spread.offsets + 0.5))
+    student = walker(width=0.1)
+    moved = replace(
+        student,
+        error_quantiles=replace(
+            student.error_quantiles, offsets=student.error_quantiles.offsets + 0.5
+        ),
+    )
     context = np.random.default_rng(0).normal(size=L)
     median = moved.predict_quantiles(context, 2 * T, [0.5])[:, 0] - moved.predict(context, 2 * T)
     np.testing.assert_allclose(median[T:], median[T - 1], rtol=1e-6)

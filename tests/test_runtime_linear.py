@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from distilts_forecaster.runtime import LinearForecaster
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 L, T = 8, 3
 
@@ -95,7 +95,9 @@ def test_short_contexts_begin_with_a_gap():
 
 def test_forecasts_below_zero_become_zero_on_request():
     falling = np.linspace(5, -5, L)
-    fitted = replace(student(), nonnegative=True, spread=Spread(np.zeros((T, 25), np.float32)))
+    fitted = replace(
+        student(), nonnegative=True, error_quantiles=ErrorQuantiles(np.zeros((T, 25), np.float32))
+    )
     plain = student().predict(falling, 4 * T)
     assert plain.min() < 0
     np.testing.assert_array_equal(

@@ -4,7 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from distilts_forecaster.runtime.quantiles import LEVELS, Spread, interpolate_levels, latent_paths
+from distilts_forecaster.runtime.quantiles import (
+    LEVELS,
+    ErrorQuantiles,
+    interpolate_levels,
+    latent_paths,
+)
 
 increasing = st.lists(st.floats(0.002, 0.998), min_size=1, max_size=8, unique=True).map(sorted)
 values = st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=5).map(sorted)
@@ -28,7 +33,7 @@ def test_one_level_stands_for_all():
 
 
 def test_heads_are_moved_and_sorted():
-    spread = Spread(np.array([[0.0, 0.0, -3.0]]), (0.1, 0.5, 0.9))
+    spread = ErrorQuantiles(np.array([[0.0, 0.0, -3.0]]), (0.1, 0.5, 0.9))
     heads = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
     made = spread.around(heads, np.ones((1, 1)))
     np.testing.assert_array_equal(made.ravel(), [0.0, 1.0, 2.0])
@@ -36,14 +41,14 @@ def test_heads_are_moved_and_sorted():
 
 def test_offsets_must_fit_the_levels():
     with pytest.raises(ValueError, match="25 levels needs offsets of shape"):
-        Spread(np.zeros((4, 3)))
+        ErrorQuantiles(np.zeros((4, 3)))
     assert len(LEVELS) == 25
     assert list(LEVELS) == sorted(set(LEVELS))
 
 
-@pytest.mark.parametrize("persistence", [0.0, 0.5, 0.95])
-def test_latent_paths_are_normal_and_resemble_their_neighbours(persistence):
-    paths = latent_paths(np.random.default_rng(0), (50, 20_000), persistence)
+@pytest.mark.parametrize("error_autocorrelation", [0.0, 0.5, 0.95])
+def test_latent_paths_are_normal_and_resemble_their_neighbours(error_autocorrelation):
+    paths = latent_paths(np.random.default_rng(0), (50, 20_000), error_autocorrelation)
     np.testing.assert_allclose(paths.std(axis=1), 1.0, atol=0.03)
     found = np.mean([np.corrcoef(paths[t], paths[t + 1])[0, 1] for t in range(0, 49, 7)])
-    assert found == pytest.approx(persistence, abs=0.02)
+    assert found == pytest.approx(error_autocorrelation, abs=0.02)

@@ -334,7 +334,7 @@ class TestQuantiles:
         ).fit(y)
         fitted = forecaster.predict(ForecastingHorizon(y.index[110:], is_relative=False))
         within = np.abs(fitted - y[110:]).mean(axis=None)
-        spread = forecaster.student_.spread
+        spread = forecaster.student_.error_quantiles
         low, high = (spread.offsets[0, spread.levels.index(level)] for level in (0.25, 0.75))
         assert (high - low) / 2 > 1.5 * within
 

@@ -31,7 +31,7 @@ def make_windows(n=150, components=2, labelled=True, seed=0):
         output_chunk_shift=0,
         owner=np.zeros(count, np.int32),
         origins=origins,
-        has_truth=np.ones(count, dtype=bool),
+        has_target=np.ones(count, dtype=bool),
         label_row=np.arange(count) if labelled else np.full(count, -1),
         labels=np.repeat(last, T, axis=1) if labelled else None,
         hidden=rng.normal(size=(count, components, 3, 5)).astype(np.float16) if labelled else None,

@@ -119,8 +119,8 @@ def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> S
         raise ValueError(f"{path} has {len(values)} points, which cannot be split into {split}.")
     values = values[: sum(sizes)]
     train = values[: sizes[0]]
-    spread = train.std(axis=0)
-    values = (values - train.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    std = train.std(axis=0)
+    values = (values - train.mean(axis=0)) / np.where(std > 0, std, 1.0)
     return Spans(path.stem, values, sizes[0], sizes[0] + sizes[1])
 
 

@@ -230,7 +230,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }
     by_step = {name: np.nanmean(e / scales[:, None], axis=(0, 2)) for name, e in errors.items()}
     coverage = {}
-    if student.spread is not None:
+    if student.error_quantiles is not None:
         levels = sorted({level for pair in _INTERVALS.values() for level in pair})
         quantiles = student.predict_quantiles(contexts, horizon, levels)
         known &= np.isfinite(truth)
@@ -346,7 +346,7 @@ def _plot_report(
     right.plot(np.arange(-len(past) + 1, 1), past, color="0.5")
     right.plot(steps, truth[place, :, 0], color="0.5", label="truth")
     right.plot(steps, forecast[place, :, 0], color="C0", label="student")
-    if student.spread is not None:
+    if student.error_quantiles is not None:
         low, high = _INTERVALS[80]
         made = student.predict_quantiles(contexts[place], len(steps), (low, high))
         right.fill_between(
@@ -458,7 +458,7 @@ def _time_onnx(student: Forecaster, sizes: Sequence[int]) -> dict[int, float]:
 
     taken = {}
     with tempfile.TemporaryDirectory() as folder:
-        points = None if student.spread is None else ()
+        points = None if student.error_quantiles is None else ()
         made = export_onnx(student, Path(folder) / "student.onnx", points)
         import onnxruntime
 

@@ -33,12 +33,12 @@ __all__ = [
     "accumulate_validation",
     "cut",
     "held_out_windows",
-    "impute_truth",
+    "impute_targets",
     "naive_error",
     "teacher_labels",
 ]
 
-#: Passes over windows with missing truth at most; see :func:`impute_truth`.
+#: Passes over windows with missing truth at most; see :func:`impute_targets`.
 _MOST_PASSES = 10
 
 #: Rows with missing truth that are validated on at most, evenly spread.
@@ -179,7 +179,7 @@ def _sum_span(
     n_components = series.raw.shape[1]
     chosen = span.start + np.flatnonzero(np.logical_or.reduce([mask[span] for mask in plan.used]))
     for origins in iterate_chunks(chosen, n_components):
-        truth, labelled, trial_truth, trial_labelled = (mask[origins] for mask in plan.used)
+        truth, labelled, trial_target, trial_labelled = (mask[origins] for mask in plan.used)
         windows, targets = cut(series, origins, settings, steps)
         labels = None
         if labeller is not None and labelled.any():
@@ -197,9 +197,9 @@ def _sum_span(
             totals.held_out += np.nansum(held_out**2), np.isfinite(held_out).sum()
         add = (windows.features, targets, labels, n_components)
         if horizon:
-            _add(totals.trial, *add, trial_truth, trial_labelled)
+            _add(totals.trial, *add, trial_target, trial_labelled)
         if totals.shared:
-            _add(totals.other, *add, truth & ~trial_truth, labelled & ~trial_labelled)
+            _add(totals.other, *add, truth & ~trial_target, labelled & ~trial_labelled)
         else:
             _add(totals.other, *add, truth, labelled)
 
@@ -252,8 +252,8 @@ def teacher_labels(
     contexts = teacher_contexts(series, origins, settings, labeller.teacher.info)
     known = teacher_covariates(series, origins, settings, labeller.teacher.info)
     labels = labeller.label(contexts, known)[:, settings.output_chunk_shift :]
-    location, spread = series.location[:, None], series.spread[:, None]
-    return ((labels - location) / spread).astype(np.float32)
+    location, std = series.location[:, None], series.std[:, None]
+    return ((labels - location) / std).astype(np.float32)
 
 
 def _add(
@@ -266,8 +266,8 @@ def _add(
     labelled: np.ndarray,
 ) -> None:
     """Add a chunk's windows, in groups by what is known of each."""
-    steps = sums.cross_truth.shape[2]
-    for group, with_truth, with_label in (
+    steps = sums.cross_target.shape[2]
+    for group, with_target, with_label in (
         (truth & labelled, True, True),
         (truth & ~labelled, True, False),
         (~truth & labelled, False, True),
@@ -277,16 +277,16 @@ def _add(
         rows = slice(None) if group.all() else np.repeat(group, n_components)
         sums.add(
             features[rows],
-            targets[rows, :steps] if with_truth else None,
+            targets[rows, :steps] if with_target else None,
             labels[rows, :steps] if with_label and labels is not None else None,
         )
 
 
-def impute_truth(
+def impute_targets(
     sums: WindowSums,
     plans: Sequence[SeriesPlan],
     settings: Settings,
-    which: Literal["truth", "trial_truth"],
+    which: Literal["truth", "trial_target"],
     fit: Callable[[WindowSums], np.ndarray],
 ) -> WindowSums:
     """Make sums of windows with missing targets those of the observed targets alone.
@@ -304,7 +304,7 @@ def impute_truth(
         With zeros for missing targets.
     plans : sequence of SeriesPlan
     settings : Settings
-    which : {"truth", "trial_truth"}
+    which : {"truth", "trial_target"}
         The windows that were summed.
     fit : callable
         Solves sums for weights (K, F, T).
@@ -314,14 +314,14 @@ def impute_truth(
     WindowSums
         The same where nothing is missing.
     """
-    known = sums.known_truth / max(sums.n_truth, 1)
-    if (known == 1).all() or not sums.n_truth:
+    known = sums.known_target / max(sums.n_target, 1)
+    if (known == 1).all() or not sums.n_target:
         return sums
-    steps = sums.cross_truth.shape[2]
-    observed = sums.cross_truth
+    steps = sums.cross_target.shape[2]
+    observed = sums.cross_target
     imputed = sums * 1.0
     # As if what is missing were like what is not: a good start.
-    imputed.cross_truth = observed / np.maximum(known, 1e-3)[:, None]
+    imputed.cross_target = observed / np.maximum(known, 1e-3)[:, None]
     weights = fit(imputed)
     for _ in range(_MOST_PASSES):
         missing = np.zeros_like(observed)
@@ -339,7 +339,7 @@ def impute_truth(
                     features = windows.features[rows]
                     made = features @ weights[k].astype(np.float32)
                     missing[k] += features.T @ np.where(unknown[rows], made, np.float32(0.0))
-        imputed.cross_truth = observed + missing
+        imputed.cross_target = observed + missing
         before, weights = weights, fit(imputed)
         if np.abs(weights - before).max() <= 1e-3 * np.abs(weights).max():
             break
@@ -374,7 +374,7 @@ def accumulate_validation(
     if not horizon:
         return None
     sums = _empty_sums(plans[0].series, settings, horizon)
-    n_matrices = len(sums.gram_truth)
+    n_matrices = len(sums.gram_target)
     features = [np.empty((0, settings.input_chunk_length), np.float32)]
     partial = [np.empty((0, horizon), np.float32)]
     n_partial = 0

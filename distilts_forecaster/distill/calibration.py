@@ -19,7 +19,7 @@ from scipy.special import ndtri, stdtrit
 from distilts_forecaster.distill.accumulate import held_out_windows, teacher_labels
 from distilts_forecaster.distill.plan import SeriesPlan, Settings, resolve_teacher_context
 from distilts_forecaster.runtime.base import Forecaster
-from distilts_forecaster.runtime.quantiles import LEVELS, Spread, interpolate_levels
+from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles, interpolate_levels
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.windows.cutting import (
     PreparedSeries,
@@ -61,7 +61,7 @@ def calibrate(
     settings: Settings,
     horizon: int,
     labeller: Labeller | None = None,
-) -> Spread:
+) -> ErrorQuantiles:
     """Measure a student's errors on windows that it was not fitted on.
 
     Parameters
@@ -84,7 +84,7 @@ def calibrate(
 
     Returns
     -------
-    Spread
+    ErrorQuantiles
     """
     has_heads = len(settings.head_levels) > 1
     levels = settings.head_levels if has_heads else LEVELS
@@ -100,10 +100,10 @@ def calibrate(
     stages = [(student, horizon)] if horizon else []
     stages += [(fitted, settings.output_chunk_length)]
     errors, distances, widths, every = _measure(stages, chosen, settings, labeller, asked)
-    persistence = _persistence(errors, distances)
+    error_autocorrelation = _error_autocorrelation(errors, distances)
     if has_heads and not settings.calibrate:
         nothing = np.zeros((settings.output_chunk_length, len(levels)), np.float32)
-        return Spread(nothing, levels, persistence)
+        return ErrorQuantiles(nothing, levels, error_autocorrelation)
     if horizon:
         errors[:, horizon:] = np.nan
     if not settings.calibrate and np.isfinite(distances).any():
@@ -112,7 +112,7 @@ def calibrate(
     counts = every * n_windows / (horizon or settings.output_chunk_length)
     offsets = _pool(errors, distances, widths, counts, levels)
     offsets = _continue(offsets, settings.output_chunk_length)
-    return Spread(offsets.astype(np.float32), levels, persistence)
+    return ErrorQuantiles(offsets.astype(np.float32), levels, error_autocorrelation)
 
 
 def _spare_labels(
@@ -171,7 +171,7 @@ def _measure(
             heads = np.empty((len(origins), 0, series.raw.shape[1], n_heads))
             for student, stop in stages:
                 if heads.shape[1] < stop:
-                    more = student.heads(contexts, known)[:, heads.shape[1] : stop]
+                    more = student.central_forecast(contexts, known)[:, heads.shape[1] : stop]
                     heads = np.concatenate([heads, more], axis=1)
             deviation = contexts.std(axis=1)
             # A constant context says nothing about how wide errors are.
@@ -219,14 +219,14 @@ def _pool(
     teacher_counts = _TEACHER_COUNTS if len(distances) else 0.0
     total = counts + teacher_counts
     pooled = np.concatenate([errors, distances])
-    is_truth = np.arange(len(pooled))[:, None] < len(errors)
+    is_target = np.arange(len(pooled))[:, None] < len(errors)
     offsets = np.empty((n_steps, len(levels)))
     for head in range(n_heads):
         values = pooled[..., head]
         known = np.isfinite(values)
-        n_truth = np.maximum((known & is_truth).sum(axis=0), 1)
-        n_teacher = np.maximum((known & ~is_truth).sum(axis=0), 1)
-        weights = known * np.where(is_truth, counts / n_truth, teacher_counts / n_teacher)
+        n_target = np.maximum((known & is_target).sum(axis=0), 1)
+        n_teacher = np.maximum((known & ~is_target).sum(axis=0), 1)
+        weights = known * np.where(is_target, counts / n_target, teacher_counts / n_teacher)
         wanted = levels if n_heads == 1 else (levels[head],)
         made = _weighted_quantiles(values, weights, wanted, widths[:, head])
         offsets[:, slice(None) if n_heads == 1 else slice(head, head + 1)] = made
@@ -282,7 +282,7 @@ def _continue(offsets: np.ndarray, n_steps: int) -> np.ndarray:
     return offsets[nearest] * np.sqrt(np.maximum((steps + 1) / (nearest + 1), 1.0))[:, None]
 
 
-def _persistence(errors: np.ndarray, distances: np.ndarray) -> float:
+def _error_autocorrelation(errors: np.ndarray, distances: np.ndarray) -> float:
     """Return the correlation of the errors of neighbouring steps."""
     rows = errors if np.isfinite(errors).any() else distances
     first, second = rows[:, :-1].mean(axis=2), rows[:, 1:].mean(axis=2)

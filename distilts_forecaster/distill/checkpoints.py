@@ -125,7 +125,7 @@ def training_key(
             for array in (series.values, series.past, series.future):
                 if array is not None:
                     digest.update(np.ascontiguousarray(array).data)
-        for array in (part.owner, part.origins, part.has_truth, part.label_row):
+        for array in (part.owner, part.origins, part.has_target, part.label_row):
             digest.update(np.ascontiguousarray(array).data)
         # A few of the teacher's rows tell teachers apart.
         for array in (part.labels, part.hidden):
@@ -134,7 +134,7 @@ def training_key(
     objective_ = {**asdict(objective), "horizon_weights": objective.horizon_weights.tolist()}
     described = [
         _FORMAT,
-        None if held_out is None else held_out.n_truth_steps,
+        None if held_out is None else held_out.n_target_steps,
         described_student,
         repr(network),
         objective_,

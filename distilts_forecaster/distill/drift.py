@@ -189,7 +189,7 @@ def _compare(
             continue
         contexts, unknown = filled_contexts(one, origins, length)
         known = window_covariates(one, origins, length, steps, shift)
-        made = student.heads(contexts.astype(np.float64), known)
+        made = student.central_forecast(contexts.astype(np.float64), known)
         made = made[..., settings.head_levels.index(0.5) if made.shape[-1] > 1 else 0]
         truth = target_windows(one.values, origins, steps, shift).astype(np.float64)
         if unknown is not None:

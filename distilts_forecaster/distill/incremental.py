@@ -47,12 +47,12 @@ class WarmStart:
         """
         prepared = [prepare_series(array) for array in values]
         if [s.shape for s, _ in self._scales] == [one.location.shape for one in prepared]:
-            for i, (one, (location, spread)) in enumerate(zip(prepared, self._scales, strict=True)):
-                change = np.abs(np.log(one.spread / spread))
-                moved = np.abs(one.location - location) / spread
+            for i, (one, (location, std)) in enumerate(zip(prepared, self._scales, strict=True)):
+                change = np.abs(np.log(one.std / std))
+                moved = np.abs(one.location - location) / std
                 if change.max() < np.log(_MOST_CHANGE) and moved.max() < _MOST_CHANGE:
-                    prepared[i] = prepare_series(values[i], (location, spread))
-        self._scales = [(one.location, one.spread) for one in prepared]
+                    prepared[i] = prepare_series(values[i], (location, std))
+        self._scales = [(one.location, one.std) for one in prepared]
         return prepared
 
     def __reduce__(self) -> tuple[type[WarmStart], tuple[()]]:

@@ -205,7 +205,7 @@ def gather_windows(
     -------
     Gathered
     """
-    used = [np.flatnonzero(plan.truth | plan.labelled | plan.trial_truth) for plan in plans]
+    used = [np.flatnonzero(plan.truth | plan.labelled | plan.trial_target) for plan in plans]
     owner = np.concatenate([np.full(len(u), i, np.int32) for i, u in enumerate(used)])
 
     def of_windows(name: str) -> np.ndarray:
@@ -220,7 +220,7 @@ def gather_windows(
         output_chunk_shift=settings.output_chunk_shift,
         owner=owner,
         origins=np.concatenate(used).astype(np.int32),
-        has_truth=of_windows("truth"),
+        has_target=of_windows("truth"),
         label_row=np.where(labelled, np.cumsum(labelled) - 1, -1).astype(np.int32),
         labels=labels,
         past_scale=covariate_scale([plan.series.past for plan in plans]),
@@ -241,7 +241,7 @@ def gather_windows(
     if held_out is None or validation is not None:
         return Gathered(windows, windows, held_out)
     # Later steps of a trial window's target may be among those that are validated on.
-    trial = windows.subset(of_windows("trial_truth"), of_windows("trial_labelled"), horizon)
+    trial = windows.subset(of_windows("trial_target"), of_windows("trial_labelled"), horizon)
     return Gathered(trial, windows, held_out)
 
 
@@ -267,10 +267,10 @@ def _held_out(
         output_chunk_shift=settings.output_chunk_shift,
         owner=np.concatenate([np.full(len(o), i, np.int32) for i, o in enumerate(origins)]),
         origins=np.concatenate(origins).astype(np.int32),
-        has_truth=np.ones(n_windows, dtype=bool),
+        has_target=np.ones(n_windows, dtype=bool),
         label_row=np.full(n_windows, -1, np.int32),
         n_quantiles=len(settings.head_levels),
-        n_truth_steps=horizon,
+        n_target_steps=horizon,
     )
 
 
@@ -295,14 +295,14 @@ def _with_hidden_states(
     hidden = array.rows
     sample = hidden[:: max(1, len(hidden) // _WINDOWS_FOR_SCALE)].astype(np.float32)
     mean = sample.mean(axis=(0, 1, 2))
-    spread = sample.std(axis=(0, 1, 2))
+    std = sample.std(axis=(0, 1, 2))
     # A number that never changes says nothing, and must not be divided by what rounding left.
-    spread = np.where(spread > 1e-4 * (np.abs(mean) + spread.max()), spread, np.inf)
+    std = np.where(std > 1e-4 * (np.abs(mean) + std.max()), std, np.inf)
     return replace(
         windows,
         hidden=hidden,
         hidden_mean=mean.astype(np.float32),
-        hidden_spread=spread.astype(np.float32),
+        hidden_std=std.astype(np.float32),
     )
 
 
@@ -410,7 +410,7 @@ def _start(
         network = _build(settings, windows.series[0])
         if isinstance(network, MLPNetwork):
             alpha_weights = objective.distillation_weight * objective.horizon_weights
-            exact = solve(sums, alpha_weights[: sums.cross_truth.shape[2]], ridge)
+            exact = solve(sums, alpha_weights[: sums.cross_target.shape[2]], ridge)
             network.start_from(torch.from_numpy(exact[0]).float())
         aligner = None
         size = _hidden_size(network)

@@ -19,7 +19,7 @@ from distilts_forecaster.distill.accumulate import (
     accumulate,
     accumulate_validation,
     held_out_windows,
-    impute_truth,
+    impute_targets,
     naive_error,
 )
 from distilts_forecaster.distill.augmentation import augment
@@ -330,7 +330,7 @@ def distill(
     guess = Choice(float(labeller is not None), weight_candidates[0], _ridges(student)[0])
     if len(_ridges(student)) > 1:
         guess = replace(guess, ridge=_TYPICAL_RIDGE)
-    trial = impute_truth(trial, plans, settings, "trial_truth", lambda s: _weights(s, guess))
+    trial = impute_targets(trial, plans, settings, "trial_target", lambda s: _weights(s, guess))
     summed = time.perf_counter()
 
     n_windows = sum(int(plan.truth.sum()) for plan in plans)
@@ -341,7 +341,7 @@ def distill(
         ridges=_ridges(student),
         alphas=_alpha_candidates(settings, labeller),
         weights=weight_candidates,
-        n_truth=n_windows / settings.output_chunk_length,
+        n_target=n_windows / settings.output_chunk_length,
         n_validation=held_out.n_rows / settings.output_chunk_length if held_out else 0.0,
         # At the steps that the student is validated on: near ones are easier.
         teacher_error=None
@@ -350,7 +350,7 @@ def distill(
     )
     decided = time.perf_counter()
     teacher_seconds = labeller.seconds if labeller else 0.0
-    final = impute_truth(final, plans, settings, "truth", lambda s: _weights(s, chosen))
+    final = impute_targets(final, plans, settings, "truth", lambda s: _weights(s, chosen))
     if is_linear:
         fitted: Forecaster = _solve(final, chosen, settings, series[0].period)
         judged = fitted
@@ -377,8 +377,8 @@ def distill(
     # Those that errors are measured with are found again, which is no merit of the cache.
     n_from_cache = labeller.n_from_cache if labeller else 0
     if settings.probabilistic:
-        spread = calibrate(judged, fitted, plans, validation, settings, horizon, labeller)
-        fitted = fitted.with_spread(spread)
+        errors = calibrate(judged, fitted, plans, validation, settings, horizon, labeller)
+        fitted = fitted.with_error_quantiles(errors)
     possible = sum(
         s.count_windows(settings.input_chunk_length, settings.target_stop) for s in series
     )
@@ -487,7 +487,7 @@ def _add_effects(
 ) -> tuple[LinearForecaster, LinearForecaster, float | None]:
     """Add the effects of covariates to a student, and to what it was on trial, with its error."""
     every = [(plan.series, plan.truth) for plan in plans]
-    trial = [(plan.series, plan.trial_truth) for plan in plans]
+    trial = [(plan.series, plan.trial_target) for plan in plans]
     penalty, error = _TYPICAL_PENALTY, None
     if horizon:
         held_out = held_out_windows(plans, validation, settings, horizon)
@@ -541,7 +541,7 @@ def _labelling(
 
 def _weights(sums: WindowSums, chosen: Choice) -> np.ndarray:
     """Return the exact weights of the chosen settings, for as many steps as were summed."""
-    alpha_weights = chosen.alpha * chosen.weights[: sums.cross_truth.shape[2]]
+    alpha_weights = chosen.alpha * chosen.weights[: sums.cross_target.shape[2]]
     return solve(sums, alpha_weights, chosen.ridge)
 
 

@@ -45,7 +45,7 @@ MOST_TEACHER_CONTEXT = 1024
 
 #: Levels at which a teacher says how wide its forecasts are, to a student that does not
 #: forecast quantiles itself. Five are enough: others are interpolated.
-_SPREAD_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+_WIDTH_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 #: Series, and their last steps, that are searched for a season; and the autocorrelation that
 #: makes it one.
@@ -127,7 +127,7 @@ class Settings:
         """Return the levels to ask the teacher for: of those wanted, the ones that it knows."""
         if not self.probabilistic or info.quantile_levels is None:
             return (0.5,)
-        wanted = self.head_levels if len(self.head_levels) > 1 else _SPREAD_LEVELS
+        wanted = self.head_levels if len(self.head_levels) > 1 else _WIDTH_LEVELS
         low, high = info.quantile_levels[0], info.quantile_levels[-1]
         # What lies outside is extrapolated from the outermost that it knows.
         return tuple(sorted({0.5, *(min(max(level, low), high) for level in wanted)}))
@@ -151,7 +151,7 @@ class SeriesPlan:
         Windows with a target, some of which may be missing.
     labelled : numpy.ndarray
         Windows the teacher is asked for.
-    trial_truth, trial_labelled : numpy.ndarray
+    trial_target, trial_labelled : numpy.ndarray
         Those that are used while settings are chosen.
     validation : numpy.ndarray
         Held-out windows.
@@ -160,14 +160,14 @@ class SeriesPlan:
     series: PreparedSeries
     truth: np.ndarray
     labelled: np.ndarray
-    trial_truth: np.ndarray
+    trial_target: np.ndarray
     trial_labelled: np.ndarray
     validation: np.ndarray
 
     @property
     def used(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The windows that something is fitted to, by what is known of them."""
-        return self.truth, self.labelled, self.trial_truth, self.trial_labelled
+        return self.truth, self.labelled, self.trial_target, self.trial_labelled
 
 
 def shortened(settings: Settings, lengths: Sequence[int], has_covariates: bool = False) -> Settings:
@@ -278,7 +278,7 @@ def plan_windows(
                 prepared,
                 truth,
                 mine,
-                trial_truth=at_horizon & (origins < split.fit_stop),
+                trial_target=at_horizon & (origins < split.fit_stop),
                 trial_labelled=mine & (origins <= split.validation_start),
                 validation=at_horizon & (origins >= split.validation_start),
             )

@@ -140,7 +140,7 @@ class EnsembleLabeller(Labeller):
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return
         shift, steps = settings.output_chunk_shift, horizon or settings.output_chunk_length
-        usable = [plan.trial_truth & plan.trial_labelled for plan in plans]
+        usable = [plan.trial_target & plan.trial_labelled for plan in plans]
         every = max(1, -(-sum(int(mask.sum()) for mask in usable) // _MOST_WINDOWS))
         self.members[-1].on_progress = self.on_progress
         products = np.zeros((steps, len(self.members), len(self.members)))
@@ -154,8 +154,7 @@ class EnsembleLabeller(Labeller):
                 window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        (m.label(contexts, known)[:, window, :, self.median] - truth)
-                        / series.spread
+                        (m.label(contexts, known)[:, window, :, self.median] - truth) / series.std
                         for m in self.members
                     ]
                 )

@@ -336,7 +336,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         self.student_ = self._with_facts(result.student, series, past_covariates, future_covariates)
         self.training_summary_ = result.summary
         self._n_components = values[0].shape[1]
-        self._scales = [(one.location, one.spread) for one in prepared]
+        self._scales = [(one.location, one.std) for one in prepared]
         return self
 
     def predict(

@@ -23,7 +23,7 @@ from distilts_forecaster.facades.student_io import (
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, NetworkForecaster
 from distilts_forecaster.runtime.effects import Effects
 from distilts_forecaster.runtime.info import as_json
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 from distilts_forecaster.students.linear import Linear
 from distilts_forecaster.students.objective import resolve_horizon_weights
 from distilts_forecaster.students.settings import (
@@ -54,7 +54,7 @@ SAVED = (
     Network,
     NetworkForecaster,
     Settings,
-    Spread,
+    ErrorQuantiles,
     TeacherInfo,
     TeacherReference,
     Training,
@@ -182,9 +182,9 @@ class PortableModel(Shippable):
                 "which a student does not keep: save and load the model itself."
             )
         parameters = recall_parameters(student)
-        if student.spread is not None:
+        if student.error_quantiles is not None:
             wanted = (info.get("settings") or {}).get("quantile_levels") if told else None
-            parameters["quantiles"] = wanted or list(student.spread.levels)
+            parameters["quantiles"] = wanted or list(student.error_quantiles.levels)
         parameters["output_chunk_shift"] = student.output_chunk_shift
         model = cls(**parameters, add_encoders=encoders)  # type: ignore[call-arg]
         model._adopt(student, told.get("static_covariates") or [])

@@ -26,7 +26,7 @@ from distilts_forecaster.runtime.hub import download
 from distilts_forecaster.runtime.info import as_json
 from distilts_forecaster.runtime.linear import LinearForecaster
 from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 __all__ = [
     "CARD_FILE",
@@ -197,10 +197,13 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
         arrays["weights"] = student.weights
         if student.effects is not None:
             arrays |= {f"{_EFFECTS}{n}": value for n, value in vars(student.effects).items()}
-    if student.spread is not None:
-        levels, persistence = student.spread.levels, student.spread.persistence
+    if student.error_quantiles is not None:
+        levels, persistence = (
+            student.error_quantiles.levels,
+            student.error_quantiles.error_autocorrelation,
+        )
         config["spread"] = {"levels": list(levels), "persistence": float(persistence)}
-        arrays["offsets"] = student.spread.offsets
+        arrays["offsets"] = student.error_quantiles.offsets
     config["info"] = as_json(student.info)
     return config, {
         name: np.ascontiguousarray(a, np.float64 if _is_scale(name) else np.float32)
@@ -447,15 +450,17 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
 
 def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """Put a student together from what was read."""
-    spread = None
+    errors = None
     if config["spread"] is not None:
         levels = _levels(config["spread"]["levels"])
-        spread = Spread(arrays.pop("offsets"), levels, float(config["spread"]["persistence"]))
+        errors = ErrorQuantiles(
+            arrays.pop("offsets"), levels, float(config["spread"]["persistence"])
+        )
     common: dict[str, Any] = {
         "output_chunk_shift": config["output_chunk_shift"],
         "period": config["period"],
         "nonnegative": config["nonnegative"],
-        "spread": spread,
+        "error_quantiles": errors,
         "info": config.get("info"),
     }
     if config["student"] == "linear":
@@ -513,10 +518,10 @@ def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
         right = right and len(parts.weights) in (1, len(student.weights), student.n_components)
         if not right:
             raise ValueError(f"{directory}: the effects of covariates are of the wrong shape.")
-    if student.spread is not None:
-        offsets = student.spread.offsets
+    if student.error_quantiles is not None:
+        offsets = student.error_quantiles.offsets
         moves_heads = isinstance(student, NetworkForecaster) and len(student.quantile_levels) > 1
         if len(offsets) != steps or (not moves_heads and (np.diff(offsets, axis=1) < 0).any()):
             raise ValueError(f"{directory}: offsets must be {steps} rows that do not decrease.")
-        if moves_heads and student.spread.levels != student.quantile_levels:
+        if moves_heads and student.error_quantiles.levels != student.quantile_levels:
             raise ValueError(f"{directory}: the levels of spread and network differ.")

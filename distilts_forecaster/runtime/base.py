@@ -12,7 +12,7 @@ import numpy as np
 from distilts_forecaster.runtime.effects import Covariates
 from distilts_forecaster.runtime.gaps import complete
 from distilts_forecaster.runtime.quantiles import (
-    Spread,
+    ErrorQuantiles,
     interpolate_levels,
     latent_paths,
     values_at,
@@ -48,7 +48,7 @@ class Forecaster:
         Season by which gaps are filled; see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`.
     nonnegative : bool
         Whether forecasts below zero become zero.
-    spread : Spread or None
+    error_quantiles : ErrorQuantiles or None
         Quantiles of the errors; None where the student forecasts points only.
     info : dict or None
         Where the student comes from: teacher, data, settings, errors.
@@ -62,7 +62,7 @@ class Forecaster:
     n_covariates: tuple[int, int, int]
     period: int | None
     nonnegative: bool
-    spread: Spread | None
+    error_quantiles: ErrorQuantiles | None
     info: Mapping[str, Any] | None
 
     def predict(
@@ -149,8 +149,8 @@ class Forecaster:
             If the student forecasts points only, or levels are not between 0 and 1, or what
             :meth:`predict` raises.
         """
-        spread = self._require_spread()
-        levels = tuple(spread.levels if quantile_levels is None else quantile_levels)
+        errors = self._known_errors()
+        levels = tuple(errors.levels if quantile_levels is None else quantile_levels)
         if not levels or not all(0 < a < 1 for a in levels) or list(levels) != sorted(levels):
             raise ValueError(f"quantile_levels must increase between 0 and 1, got {levels}.")
         windows, horizon, given = self._check(contexts, horizon)
@@ -161,7 +161,7 @@ class Forecaster:
         def forecast(part: np.ndarray, known: Covariates) -> np.ndarray:
             if horizon <= self.output_chunk_length:
                 made = self._quantiles(part, known)[:, :horizon]
-                return interpolate_levels(made, spread.levels, levels)
+                return interpolate_levels(made, errors.levels, levels)
             return self._quantiles_beyond(part, horizon, known, levels)
 
         paths = 1 if horizon <= self.output_chunk_length else _N_PATHS
@@ -199,7 +199,7 @@ class Forecaster:
         ValueError
             As :meth:`predict_quantiles`.
         """
-        self._require_spread()
+        self._known_errors()
         windows, horizon, given = self._check(contexts, horizon)
         covariates = self._check_covariates(
             windows, horizon, given, past_covariates, future_covariates, static_covariates
@@ -212,14 +212,14 @@ class Forecaster:
 
         return _as_given(self._in_parts(draw, windows, covariates, n_samples), given)
 
-    def _require_spread(self) -> Spread:
-        """Return the spread, or raise where there is none."""
-        if self.spread is None:
+    def _known_errors(self) -> ErrorQuantiles:
+        """Return the quantiles of the errors, or raise where there are none."""
+        if self.error_quantiles is None:
             raise ValueError(
                 "This student forecasts points only: it was fitted without quantiles. Fit it with "
                 "quantiles=[0.1, 0.5, 0.9], say."
             )
-        return self.spread
+        return self.error_quantiles
 
     def _check(self, contexts: np.ndarray, horizon: int | None) -> tuple[np.ndarray, int, int]:
         """Return contexts as (N, L, C), the horizon, and the dimensions given; or raise."""
@@ -391,7 +391,7 @@ class Forecaster:
         from, (N, 1, steps, C, Q) for the first chunk and (N, P, steps, C, Q) after it. With
         ``alike`` the same random numbers serve all windows, each with its opposite.
         """
-        spread = self._require_spread()
+        errors = self._known_errors()
         n, _, components = windows.shape
         steps = self.output_chunk_length
         many = windows
@@ -405,12 +405,16 @@ class Forecaster:
             made = self._quantiles(*self._context(many, flat, start, known))
             made = made.reshape(n, -1, steps, components, made.shape[-1])
             if alike:
-                half = latent_paths(rng, (steps, n_paths // 2, components), spread.persistence)
+                half = latent_paths(
+                    rng, (steps, n_paths // 2, components), errors.error_autocorrelation
+                )
                 latent = np.concatenate([half, -half], axis=1).transpose(1, 0, 2)[None]
             else:
                 shape = (steps, n, n_paths, components)
-                latent = latent_paths(rng, shape, spread.persistence).transpose(1, 2, 0, 3)
-            paths = values_at(made, spread.levels, latent)[:, :, first:stop]
+                latent = latent_paths(rng, shape, errors.error_autocorrelation).transpose(
+                    1, 2, 0, 3
+                )
+            paths = values_at(made, errors.levels, latent)[:, :, first:stop]
             parts.append(np.maximum(paths, 0.0) if self.nonnegative else paths)
             yield parts[-1], made[:, :, first:stop]
 
@@ -418,19 +422,19 @@ class Forecaster:
         self, windows: np.ndarray, horizon: int, covariates: Covariates, levels: tuple[float, ...]
     ) -> np.ndarray:
         """Forecast quantiles past T: (N, horizon, C, Q)."""
-        spread = self._require_spread()
+        errors = self._known_errors()
         rng = np.random.default_rng(0)
         point = self._predict(windows, horizon, covariates)
         pooled: list[np.ndarray] = []
         for _, made in self._walk(windows, horizon, covariates, _N_PATHS, rng, alike=True):
             if not pooled:
-                pooled.append(interpolate_levels(made[:, 0], spread.levels, levels))
-                median = interpolate_levels(made[:, 0, -1], spread.levels, (0.5,))
+                pooled.append(interpolate_levels(made[:, 0], errors.levels, levels))
+                median = interpolate_levels(made[:, 0, -1], errors.levels, (0.5,))
                 # How far the median is from the forecast stays as it is at step T.
                 kept = median[:, None] - point[:, made.shape[2] - 1, None, :, None]
                 continue
             # Of each path's own distribution equal parts: (N, steps, C, P * parts).
-            parts = interpolate_levels(made, spread.levels, _EQUAL_PARTS)
+            parts = interpolate_levels(made, errors.levels, _EQUAL_PARTS)
             n, _, steps, components, _ = parts.shape
             mixed = np.moveaxis(parts, 1, 3).reshape(n, steps, components, -1)
             mixed = np.moveaxis(np.quantile(mixed, [*levels, 0.5], axis=-1), 0, -1)
@@ -440,12 +444,14 @@ class Forecaster:
         return np.concatenate(pooled, axis=1)
 
     def _quantiles(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), at the levels of the spread."""
-        return self._require_spread().around(self.heads(windows, covariates), windows.std(axis=1))
+        """Forecast quantiles of T steps for (N, L, C) contexts: (N, T, C, Q)."""
+        return self._known_errors().around(
+            self.central_forecast(windows, covariates), windows.std(axis=1)
+        )
 
-    def with_spread(self, spread: Spread) -> Self:
+    def with_error_quantiles(self, errors: ErrorQuantiles) -> Self:
         """Return the same student with other quantiles of its errors."""
-        return self._with("spread", spread)
+        return self._with("error_quantiles", errors)
 
     def with_info(self, info: Mapping[str, Any] | None) -> Self:
         """Return the same student with another account of where it comes from."""
@@ -457,8 +463,8 @@ class Forecaster:
         object.__setattr__(other, name, value)
         return other
 
-    def heads(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Return what the spread is put around.
+    def central_forecast(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
+        """Return what quantiles of the errors are put around.
 
         Parameters
         ----------

@@ -125,8 +125,8 @@ def write_card(student: Forecaster, n_bytes: int) -> str:
     lines += ["## Teacher", "", *_table(_describe_teacher(teacher, info)), ""]
     lines += ["## Data it was fitted on", "", *_table(data), ""]
     lines += ["## Accuracy", "", *_describe_errors(fit, teacher), ""]
-    if student.spread is not None:
-        levels = ", ".join(f"{level:g}" for level in student.spread.levels)
+    if student.error_quantiles is not None:
+        levels = ", ".join(f"{level:g}" for level in student.error_quantiles.levels)
         lines += [f"Quantiles: {levels}; others are interpolated.", ""]
     took = measure_latency(student)
     machine = f"{platform.machine()}, {platform.system()}, NumPy {np.__version__}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.effects import Covariates, Effects
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 __all__ = ["LinearForecaster"]
 
@@ -34,7 +34,7 @@ class LinearForecaster(Forecaster):
         Steps between the end of the context and the first forecast step.
     period : int or None
     nonnegative : bool
-    spread : Spread or None
+    error_quantiles : ErrorQuantiles or None
     effects : Effects or None
         What covariates add.
     info : dict or None
@@ -54,7 +54,7 @@ class LinearForecaster(Forecaster):
     output_chunk_shift: int = 0
     period: int | None = None
     nonnegative: bool = False
-    spread: Spread | None = None
+    error_quantiles: ErrorQuantiles | None = None
     effects: Effects | None = None
     info: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.effects import Covariates
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 __all__ = ["SIZES", "STEP_SIZE", "NetworkForecaster", "ScaledForecaster", "array_shapes"]
 
@@ -57,9 +57,9 @@ class ScaledForecaster(Forecaster):
 
     def _step(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Forecast the median of T steps for (N, L, C) contexts."""
-        return self.heads(windows, covariates)[..., self.quantile_levels.index(0.5)]
+        return self.central_forecast(windows, covariates)[..., self.quantile_levels.index(0.5)]
 
-    def heads(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
+    def central_forecast(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), sorted.
 
         Parameters
@@ -77,7 +77,9 @@ class ScaledForecaster(Forecaster):
             parts = [slice(i, i + step) for i in range(0, len(windows), step)]
             return np.concatenate(
                 [
-                    self.heads(windows[part], covariates.rows(part) if covariates else covariates)
+                    self.central_forecast(
+                        windows[part], covariates.rows(part) if covariates else covariates
+                    )
                     for part in parts
                 ]
             )
@@ -127,7 +129,7 @@ class NetworkForecaster(ScaledForecaster):
     n_components : int or None
     period : int or None
     nonnegative : bool
-    spread : Spread or None
+    error_quantiles : ErrorQuantiles or None
     info : dict or None
         See :class:`~distilts_forecaster.runtime.Forecaster`.
 
@@ -161,7 +163,7 @@ class NetworkForecaster(ScaledForecaster):
     n_components: int | None = None
     period: int | None = None
     nonnegative: bool = False
-    spread: Spread | None = None
+    error_quantiles: ErrorQuantiles | None = None
     info: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -172,11 +172,11 @@ def export_onnx(
 
 def _check_levels(student: Forecaster, given: Sequence[float] | None) -> tuple[float, ...]:
     """Return the levels to export, none for a point forecast."""
-    if student.spread is None:
+    if student.error_quantiles is None:
         if given is not None:
             raise ValueError("This student forecasts points only: leave quantile_levels out.")
         return ()
-    levels = tuple(map(float, student.spread.levels if given is None else given))
+    levels = tuple(map(float, student.error_quantiles.levels if given is None else given))
     if not all(0 < a < 1 for a in levels) or list(levels) != sorted(set(levels)):
         raise ValueError(f"quantile_levels must increase between 0 and 1, got {levels}.")
     return levels
@@ -331,10 +331,10 @@ class _Graph:
             heads = self.op("Add", heads, self.reshape(mean, 0, 0, 1, 1))
             heads = self._sort(heads, len(student.quantile_levels))
         results = {"forecast": self._median(student, heads)}
-        if levels and student.spread is not None:
-            known = student.spread.levels
+        if levels and student.error_quantiles is not None:
+            known = student.error_quantiles.levels
             between = interpolate_levels(np.eye(len(known)), known, levels)
-            offsets = student.spread.offsets.astype(np.float64)
+            offsets = student.error_quantiles.offsets.astype(np.float64)
             if isinstance(student, LinearForecaster):
                 widths = self.op("Mul", wide, self.array(offsets @ between))
                 results["quantiles"] = self.op("Add", heads, widths)
@@ -555,9 +555,9 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
     assert isinstance(student, ScaledForecaster)
     median = student.quantile_levels.index(0.5)
     offsets = between = None
-    if levels and student.spread is not None:
-        known = student.spread.levels
-        offsets = torch.from_numpy(student.spread.offsets[:, None].astype(np.float32))
+    if levels and student.error_quantiles is not None:
+        known = student.error_quantiles.levels
+        offsets = torch.from_numpy(student.error_quantiles.offsets[:, None].astype(np.float32))
         between = torch.from_numpy(
             interpolate_levels(np.eye(len(known)), known, levels).astype(np.float32)
         )

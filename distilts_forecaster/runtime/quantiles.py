@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["LEVELS", "Spread", "interpolate_levels", "latent_paths", "values_at"]
+__all__ = ["LEVELS", "ErrorQuantiles", "interpolate_levels", "latent_paths", "values_at"]
 
 #: Levels that errors are kept at; others are interpolated between them.
 LEVELS = (
@@ -98,7 +98,7 @@ def _between(levels: tuple[float, ...], latent: np.ndarray) -> tuple[np.ndarray,
 
 
 def latent_paths(
-    rng: np.random.Generator, shape: tuple[int, ...], persistence: float
+    rng: np.random.Generator, shape: tuple[int, ...], error_autocorrelation: float
 ) -> np.ndarray:
     """Draw paths of standard normal numbers that resemble their neighbours in time.
 
@@ -107,7 +107,7 @@ def latent_paths(
     rng : numpy.random.Generator
     shape : tuple of int
         With time first: (T, ...).
-    persistence : float
+    error_autocorrelation : float
         Correlation of neighbours, at least 0 and below 1.
 
     Returns
@@ -116,12 +116,14 @@ def latent_paths(
     """
     fresh = rng.standard_normal(shape)
     for t in range(1, shape[0]):
-        fresh[t] = persistence * fresh[t - 1] + np.sqrt(1 - persistence**2) * fresh[t]
+        fresh[t] = (
+            error_autocorrelation * fresh[t - 1] + np.sqrt(1 - error_autocorrelation**2) * fresh[t]
+        )
     return fresh
 
 
 @dataclass(frozen=True)
-class Spread:
+class ErrorQuantiles:
     """Quantiles of a student's errors at each step, in units of the context's deviation.
 
     The standard deviation of the context says best how wide the errors are: on twelve real
@@ -137,19 +139,19 @@ class Spread:
         quantiles never cross. For a student that forecasts quantiles itself, what each of
         them is moved by.
     levels : tuple of float, length Q
-    persistence : float
+    error_autocorrelation : float
         Correlation of the errors of neighbouring steps: what sample paths look like.
     """
 
     offsets: np.ndarray
     levels: tuple[float, ...] = LEVELS
-    persistence: float = 0.0
+    error_autocorrelation: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shape."""
         if self.offsets.ndim != 2 or self.offsets.shape[1] != len(self.levels):
             raise ValueError(
-                f"A spread of {len(self.levels)} levels needs offsets of shape (T, "
+                f"Error quantiles at {len(self.levels)} levels needs offsets of shape (T, "
                 f"{len(self.levels)}), got {self.offsets.shape}."
             )
 
@@ -170,8 +172,8 @@ class Spread:
 
         Examples
         --------
-        >>> spread = Spread(np.array([[-1.0, 0.0, 1.0]]), (0.1, 0.5, 0.9))
-        >>> spread.around(np.full((1, 1, 1, 1), 5.0), np.array([[2.0]])).ravel()
+        >>> errors = ErrorQuantiles(np.array([[-1.0, 0.0, 1.0]]), (0.1, 0.5, 0.9))
+        >>> errors.around(np.full((1, 1, 1, 1), 5.0), np.array([[2.0]])).ravel()
         array([3., 5., 7.])
         """
         offsets = self.offsets[: forecast.shape[1], None]

@@ -58,8 +58,8 @@ def covariate_scale(covariates: Sequence[np.ndarray | None]) -> np.ndarray | Non
     if not arrays:
         return None
     values = np.concatenate(arrays).astype(np.float64)
-    spread = values.std(axis=0)
-    return np.stack([values.mean(axis=0), np.where(spread > 0, spread, 1.0)])
+    std = values.std(axis=0)
+    return np.stack([values.mean(axis=0), np.where(std > 0, std, 1.0)])
 
 
 def fit_effects(
@@ -152,7 +152,7 @@ def _misses(
     length, shift = student.input_chunk_length, student.output_chunk_shift
     steps = student.output_chunk_length
     every = max(1, -(-sum(int(mask.sum()) for _, mask in windows) // _MOST_WINDOWS))
-    alone = replace(student, effects=None, spread=None)
+    alone = replace(student, effects=None, error_quantiles=None)
     for series, mask in windows:
         for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1], 1024):
             contexts, unknown = filled_contexts(series, origins, length)

@@ -12,7 +12,7 @@ from torch import nn
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.linear import LinearForecaster
 from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster, ScaledForecaster
-from distilts_forecaster.runtime.quantiles import Spread
+from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 from distilts_forecaster.students.networks import DLinearNetwork, ITransformerNetwork, MLPNetwork
 from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Network
 
@@ -158,7 +158,7 @@ class ModuleForecaster(ScaledForecaster):
     n_components : int, optional
     period : int, optional
     nonnegative : bool, default False
-    spread : Spread, optional
+    error_quantiles : ErrorQuantiles, optional
         See :class:`~distilts_forecaster.runtime.Forecaster`.
     """
 
@@ -175,7 +175,7 @@ class ModuleForecaster(ScaledForecaster):
         n_components: int | None = None,
         period: int | None = None,
         nonnegative: bool = False,
-        spread: Spread | None = None,
+        error_quantiles: ErrorQuantiles | None = None,
     ) -> None:
         self.network = network.eval()
         self.input_chunk_length = input_chunk_length
@@ -185,7 +185,7 @@ class ModuleForecaster(ScaledForecaster):
         self.past_scale, self.future_scale = past_scale, future_scale
         self.static_scale = static_scale
         self.n_components = n_components
-        self.period, self.nonnegative, self.spread = period, nonnegative, spread
+        self.period, self.nonnegative, self.error_quantiles = period, nonnegative, error_quantiles
         self.n_parameters = sum(p.numel() for p in network.parameters())
         self.info: Mapping[str, Any] | None = None
 

@@ -84,22 +84,22 @@ class WindowSums:
 
     Attributes
     ----------
-    gram_truth, gram_teacher : numpy.ndarray of float64, shape (K, F, F)
-    cross_truth, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
-    power_truth, known_truth : numpy.ndarray of float64, shape (K, T)
+    gram_target, gram_teacher : numpy.ndarray of float64, shape (K, F, F)
+    cross_target, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
+    power_target, known_target : numpy.ndarray of float64, shape (K, T)
         Sum of squared targets, and how many of them are known.
-    n_truth, n_teacher : float
+    n_target, n_teacher : float
         Rows summed (windows times components, divided by K).
     """
 
     def __init__(self, n_matrices: int, n_features: int, n_outputs: int) -> None:
-        self.gram_truth = np.zeros((n_matrices, n_features, n_features))
-        self.cross_truth = np.zeros((n_matrices, n_features, n_outputs))
-        self.power_truth = np.zeros((n_matrices, n_outputs))
-        self.known_truth = np.zeros((n_matrices, n_outputs))
-        self.n_truth = 0.0
-        self.gram_teacher = np.zeros_like(self.gram_truth)
-        self.cross_teacher = np.zeros_like(self.cross_truth)
+        self.gram_target = np.zeros((n_matrices, n_features, n_features))
+        self.cross_target = np.zeros((n_matrices, n_features, n_outputs))
+        self.power_target = np.zeros((n_matrices, n_outputs))
+        self.known_target = np.zeros((n_matrices, n_outputs))
+        self.n_target = 0.0
+        self.gram_teacher = np.zeros_like(self.gram_target)
+        self.cross_teacher = np.zeros_like(self.cross_target)
         self.n_teacher = 0.0
 
     def add(
@@ -117,7 +117,7 @@ class WindowSums:
             Normalised targets and teacher forecasts of the same windows. A target of NaN is
             missing: it counts as zero here, and is imputed before the sums are solved.
         """
-        n_matrices = len(self.gram_truth)
+        n_matrices = len(self.gram_target)
         n_rows = len(features) // n_matrices
         for k in range(n_matrices):
             rows = features[k::n_matrices]
@@ -126,28 +126,28 @@ class WindowSums:
             if truth is not None:
                 outputs = truth[k::n_matrices]
                 known = np.isfinite(outputs)
-                self.known_truth[k] += known.sum(axis=0)
+                self.known_target[k] += known.sum(axis=0)
                 if not known.all():
                     outputs = np.where(known, outputs, np.float32(0.0))
-                self.gram_truth[k] += gram
-                self.cross_truth[k] += rows.T @ outputs
-                self.power_truth[k] += np.einsum("nt,nt->t", outputs, outputs, dtype=np.float64)
+                self.gram_target[k] += gram
+                self.cross_target[k] += rows.T @ outputs
+                self.power_target[k] += np.einsum("nt,nt->t", outputs, outputs, dtype=np.float64)
             if labels is not None:
                 self.gram_teacher[k] += gram
                 self.cross_teacher[k] += rows.T @ labels[k::n_matrices]
-        self.n_truth += n_rows if truth is not None else 0
+        self.n_target += n_rows if truth is not None else 0
         self.n_teacher += n_rows if labels is not None else 0
 
     def __add__(self, other: WindowSums) -> WindowSums:
         """Return the sums over both sets of windows."""
-        total = WindowSums(*self.cross_truth.shape)
+        total = WindowSums(*self.cross_target.shape)
         for name, value in vars(self).items():
             setattr(total, name, value + getattr(other, name))
         return total
 
     def __mul__(self, weight: float) -> WindowSums:
         """Return the sums with every window counted ``weight`` times."""
-        weighted = WindowSums(*self.cross_truth.shape)
+        weighted = WindowSums(*self.cross_target.shape)
         for name, value in vars(self).items():
             setattr(weighted, name, value * weight)
         return weighted
@@ -175,7 +175,7 @@ class HeldOut:
     @property
     def n_rows(self) -> float:
         """Rows (windows times components) that are held out."""
-        return self.sums.n_truth * len(self.sums.gram_truth) + self.row_weight * len(self.targets)
+        return self.sums.n_target * len(self.sums.gram_target) + self.row_weight * len(self.targets)
 
 
 def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarray:
@@ -193,7 +193,7 @@ def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarr
     -------
     numpy.ndarray of float64, shape (K, F, T)
     """
-    solutions = np.empty_like(sums.cross_truth)
+    solutions = np.empty_like(sums.cross_target)
     for k in range(len(solutions)):
         ((basis, values, truth, teacher),) = _diagonalise(sums, k, [ridge])
         solutions[k] = basis @ _coefficients(values, truth, teacher, alpha_weights)
@@ -209,10 +209,10 @@ def _diagonalise(
     ``P' G_T P = diag(d)``. The eigenbasis of G_y serves every lambda, which leaves
     one symmetric eigenproblem for each, and none without a teacher.
     """
-    n_truth, n_teacher = max(sums.n_truth, 1), max(sums.n_teacher, 1)
-    powers, basis = eigh(sums.gram_truth[k] / n_truth, check_finite=False, driver="evd")
+    n_target, n_teacher = max(sums.n_target, 1), max(sums.n_teacher, 1)
+    powers, basis = eigh(sums.gram_target[k] / n_target, check_finite=False, driver="evd")
     mean_power = max(powers.mean(), _TINY)
-    cross_truth = basis.T @ (sums.cross_truth[k] / n_truth)
+    cross_target = basis.T @ (sums.cross_target[k] / n_target)
     cross_teacher = basis.T @ (sums.cross_teacher[k] / n_teacher)
     gram_teacher = basis.T @ (sums.gram_teacher[k] / n_teacher) @ basis
     for ridge in ridges:
@@ -227,7 +227,7 @@ def _diagonalise(
         yield (
             basis @ rotation,
             np.maximum(values, 0.0),
-            rotation.T @ cross_truth,
+            rotation.T @ cross_target,
             rotation.T @ cross_teacher,
         )
 
@@ -263,18 +263,18 @@ def validation_errors(
     numpy.ndarray of float64, shape (len(ridges), len(alpha_weights))
     """
     errors = np.zeros((len(ridges), len(alpha_weights)))
-    whole, n_matrices = validation.sums, len(sums.gram_truth)
-    count = float(whole.known_truth.sum())
+    whole, n_matrices = validation.sums, len(sums.gram_target)
+    count = float(whole.known_target.sum())
     for k in range(n_matrices):
-        power = whole.power_truth[k].sum()
+        power = whole.power_target[k].sum()
         features, targets = (
             rows[k::n_matrices] for rows in (validation.features, validation.targets)
         )
         known = np.isfinite(targets)
         count += float(known.sum()) * validation.row_weight
         for i, (basis, values, truth, teacher) in enumerate(_diagonalise(sums, k, ridges)):
-            gram = basis.T @ whole.gram_truth[k] @ basis
-            cross = basis.T @ whole.cross_truth[k]
+            gram = basis.T @ whole.gram_target[k] @ basis
+            cross = basis.T @ whole.cross_target[k]
             rotated = features @ basis
             for j, candidate in enumerate(alpha_weights):
                 fitted = _coefficients(values, truth, teacher, candidate)
@@ -314,7 +314,7 @@ def choose(
     ridges: Sequence[float],
     alphas: Sequence[float],
     weights: Sequence[np.ndarray],
-    n_truth: float,
+    n_target: float,
     n_validation: float,
     teacher_error: float | None,
 ) -> Choice:
@@ -341,7 +341,7 @@ def choose(
         Candidates.
     weights : sequence of numpy.ndarray, shape (T,)
         Candidates for the horizon weights.
-    n_truth : float
+    n_target : float
         Windows with truth whose targets do not overlap: how much there is to know.
     n_validation : float
         Held-out windows whose targets do not overlap, components counted.
@@ -352,11 +352,11 @@ def choose(
     -------
     Choice
     """
-    prior_ridge = np.array([_ridge_penalty(ridge, n_truth) for ridge in ridges])
+    prior_ridge = np.array([_ridge_penalty(ridge, n_target) for ridge in ridges])
     grid = [(alpha, w) for alpha in alphas for w in weights]
     alone, errors, evidence, ratio = None, None, 0.0, 1.0
     if validation is not None:
-        steps = validation.sums.power_truth.shape[1]
+        steps = validation.sums.power_target.shape[1]
         candidates = [alpha * w[:steps] for alpha, w in grid] + [np.zeros(steps)]
         all_errors = validation_errors(sums, validation, candidates, ridges)
         n_errors = min(_ERRORS_PER_WINDOW * n_validation, _MOST_ERRORS)
@@ -365,7 +365,7 @@ def choose(
         errors, evidence = all_errors[:, :-1], likelihood[:, :-1]
         if teacher_error is not None:
             ratio = min(1.0, (alone + _TINY) / (teacher_error + _TINY))
-    prior = np.array([_teacher_penalty(alpha, w, n_truth, ratio) for alpha, w in grid])
+    prior = np.array([_teacher_penalty(alpha, w, n_target, ratio) for alpha, w in grid])
     scores = evidence + prior_ridge[:, None] + prior
     i, j = np.unravel_index(scores.argmin(), scores.shape)
     error = None if errors is None else float(errors[i, j])
@@ -402,15 +402,15 @@ _MOST_ERRORS = 100.0
 _NO_WEIGHT = 2.0**-9
 
 
-def _ridge_penalty(ridge: float, n_truth: float) -> float:
+def _ridge_penalty(ridge: float, n_target: float) -> float:
     """Return the prior's penalty on lambda: one per factor of ten from its centre."""
-    centre = _PRIOR_SCALE / np.sqrt(max(n_truth, 1.0))
+    centre = _PRIOR_SCALE / np.sqrt(max(n_target, 1.0))
     return float(0.5 * np.log10(ridge / centre) ** 2)
 
 
-def _teacher_penalty(alpha: float, weights: np.ndarray, n_truth: float, ratio: float) -> float:
+def _teacher_penalty(alpha: float, weights: np.ndarray, n_target: float, ratio: float) -> float:
     """Return the prior's penalty on alpha (per factor of two) and on tau (from the paper's 1)."""
-    n = max(n_truth, 0.1)
+    n = max(n_target, 0.1)
     # With less than one window, the student's own error is not known either.
     power = min(max(n / _WINDOWS_PER_POWER, min(n, 1.0)), 4.0)
     of_few = _PRIOR_SCALE_OF_FEW / (n**0.5 if n > 1.0 else n)

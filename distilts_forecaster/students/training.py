@@ -307,10 +307,10 @@ def _step(
     batch = windows.batch(chosen)
     with _precision(training, device):
         forecast, hidden = _forecast(modules[0], batch, device, windows)
-    steps = windows.n_truth_steps
+    steps = windows.n_target_steps
     truth = torch.from_numpy(batch.truth).to(device, non_blocking=True)
     losses = objective.supervised(forecast[:, :steps], truth[:, :steps])
-    terms = {"supervised": _mean_of_known(losses, windows.has_truth, chosen)}
+    terms = {"supervised": _mean_of_known(losses, windows.has_target, chosen)}
     if batch.labels is not None:
         losses = objective.distillation(forecast, _tensor(batch.labels, device))
         terms["distillation"] = _mean_of_known(losses, windows.has_labels, chosen)
@@ -407,19 +407,19 @@ def _forecast(
 def _validate(
     network: nn.Module, held_out: TrainingWindows, objective: Objective, device: torch.device
 ) -> float:
-    """Return the error on held-out windows in units of the series' own spread."""
+    """Return the error on held-out windows in units of the series' own std."""
     network.eval()
     step = max(1, _ROWS_PER_FORWARD // held_out.series[0].raw.shape[1])
-    steps = held_out.n_truth_steps
+    steps = held_out.n_target_steps
     total, n_known = 0.0, 0.0
     with torch.no_grad():
         for start in range(0, len(held_out), step):
             chosen = np.arange(start, min(start + step, len(held_out)))
             batch = held_out.batch(chosen)
             forecast, _ = _forecast(network, batch, device, held_out)
-            spread = _tensor(batch.spread, device)
-            truth = torch.from_numpy(batch.truth).to(device)[:, :steps] * spread
-            losses = objective.supervised(forecast[:, :steps] * spread[..., None], truth)
+            std = _tensor(batch.std, device)
+            truth = torch.from_numpy(batch.truth).to(device)[:, :steps] * std
+            losses = objective.supervised(forecast[:, :steps] * std[..., None], truth)
             total += float(losses.double().sum())
             n_known += float(torch.isfinite(truth).double().mean((1, 2)).sum())
     return total / max(n_known, 1e-9)

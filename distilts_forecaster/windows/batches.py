@@ -28,7 +28,7 @@ class Batch:
     ratio : numpy.ndarray of float32, shape (B, 1, C)
         What brings a network's forecast to the scale that errors are measured on: the
         window's standard deviation over its softened one.
-    spread : numpy.ndarray of float32, shape (B, 1, C)
+    std : numpy.ndarray of float32, shape (B, 1, C)
         The softened standard deviation, in units of the series' own.
     truth : numpy.ndarray of float32, shape (B, T, C)
         On the scale of errors; NaN where unknown.
@@ -43,7 +43,7 @@ class Batch:
 
     context: np.ndarray
     ratio: np.ndarray
-    spread: np.ndarray
+    std: np.ndarray
     truth: np.ndarray
     labels: np.ndarray | None
     hidden: np.ndarray | None
@@ -105,18 +105,18 @@ class TrainingWindows:
         L, T, and the steps between them.
     owner, origins : numpy.ndarray of int32, shape (N,)
         Which series each window is of, and where.
-    has_truth : numpy.ndarray of bool, shape (N,)
+    has_target : numpy.ndarray of bool, shape (N,)
     label_row : numpy.ndarray of int32, shape (N,)
         Row in ``labels`` and ``hidden``, -1 where the teacher was not asked.
     labels : numpy.ndarray of float32, shape (M, T, C, Q), or None
         In units of the series' values.
     hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
-    hidden_mean, hidden_spread : numpy.ndarray of float32, shape (D,), or None
+    hidden_mean, hidden_std : numpy.ndarray of float32, shape (D,), or None
     past_scale, future_scale, static_scale : numpy.ndarray of float64, shape (2, ...), or None
         Mean and standard deviation of each covariate.
     n_quantiles : int
         Q.
-    n_truth_steps : int or None
+    n_target_steps : int or None
         Steps of the target that are known and validated on; None is T.
     """
 
@@ -126,17 +126,17 @@ class TrainingWindows:
     output_chunk_shift: int
     owner: np.ndarray
     origins: np.ndarray
-    has_truth: np.ndarray
+    has_target: np.ndarray
     label_row: np.ndarray
     labels: np.ndarray | None = None
     hidden: np.ndarray | None = None
     hidden_mean: np.ndarray | None = None
-    hidden_spread: np.ndarray | None = None
+    hidden_std: np.ndarray | None = None
     past_scale: np.ndarray | None = None
     future_scale: np.ndarray | None = None
     static_scale: np.ndarray | None = None
     n_quantiles: int = 1
-    n_truth_steps: int | None = None
+    n_target_steps: int | None = None
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -148,7 +148,7 @@ class TrainingWindows:
         return self.label_row >= 0
 
     def subset(
-        self, truth: np.ndarray, labelled: np.ndarray, n_truth_steps: int
+        self, truth: np.ndarray, labelled: np.ndarray, n_target_steps: int
     ) -> TrainingWindows:
         """Return the windows of which something is known when only some of it may be used.
 
@@ -156,7 +156,7 @@ class TrainingWindows:
         ----------
         truth, labelled : numpy.ndarray of bool, shape (N,)
             Where the truth, and where the teacher, may be used.
-        n_truth_steps : int
+        n_target_steps : int
             Steps of the target that may be used.
 
         Returns
@@ -167,10 +167,10 @@ class TrainingWindows:
         used = truth | labelled
         return replace(
             self,
-            n_truth_steps=n_truth_steps,
+            n_target_steps=n_target_steps,
             owner=self.owner[used],
             origins=self.origins[used],
-            has_truth=truth[used],
+            has_target=truth[used],
             label_row=np.where(labelled, self.label_row, -1)[used],
         )
 
@@ -195,8 +195,8 @@ class TrainingWindows:
             first = max(0, origin - length)  # a short series may begin later than its window
             context[row, length - (origin - first) :] = series.values[first:origin]
             start = origin + self.output_chunk_shift
-            if self.has_truth[window]:
-                known = series.values[start : start + (self.n_truth_steps or steps)]
+            if self.has_target[window]:
+                known = series.values[start : start + (self.n_target_steps or steps)]
                 truth[row, : len(known)] = known
             if past is not None and series.past is not None:
                 past[row] = _edge_padded(series.past[first:origin], length, 0)
@@ -214,14 +214,14 @@ class TrainingWindows:
         context -= mean
         power = np.einsum("nlc,nlc->nc", context, context)[:, None] / length
         deviation = np.sqrt(power)
-        spread = np.sqrt(power + SOFTNESS**2) / SOFTNESS
+        std = np.sqrt(power + SOFTNESS**2) / SOFTNESS
         context /= np.where(deviation > 0, deviation, 1.0)
         return Batch(
             context=context,
-            ratio=deviation / spread,
-            spread=spread,
-            truth=(truth - mean) / spread,
-            labels=self._labels(chosen, mean, spread),
+            ratio=deviation / std,
+            std=std,
+            truth=(truth - mean) / std,
+            labels=self._labels(chosen, mean, std),
             hidden=self._hidden(chosen),
             past=_standardise(past, self.past_scale),
             future=_standardise(future, self.future_scale),
@@ -245,22 +245,18 @@ class TrainingWindows:
             return None
         return np.stack([self.series[i].static for i in self.owner[chosen]])
 
-    def _labels(
-        self, chosen: np.ndarray, mean: np.ndarray, spread: np.ndarray
-    ) -> np.ndarray | None:
+    def _labels(self, chosen: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
         """Return the teacher's forecasts of some windows, normalised."""
         if self.labels is None:
             return None
         labels = _gather(self.labels, self.label_row[chosen])
-        return (labels - mean[..., None]) / spread[..., None]
+        return (labels - mean[..., None]) / std[..., None]
 
     def _hidden(self, chosen: np.ndarray) -> np.ndarray | None:
         """Return the teacher's hidden states of some windows, standardised."""
         if self.hidden is None:
             return None
-        return (_gather(self.hidden, self.label_row[chosen]) - self.hidden_mean) / (
-            self.hidden_spread
-        )
+        return (_gather(self.hidden, self.label_row[chosen]) - self.hidden_mean) / (self.hidden_std)
 
 
 def _edge_padded(rows: np.ndarray, length: int, side: int) -> np.ndarray:

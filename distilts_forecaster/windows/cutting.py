@@ -63,10 +63,10 @@ class PreparedSeries:
     raw : numpy.ndarray of float32, shape (n_points, n_components)
         The values as given: what a teacher sees. NaN means missing.
     values : numpy.ndarray of float32, shape (n_points, n_components)
-        ``(raw - location) / spread`` in float64, then rounded: what a student is
+        ``(raw - location) / std`` in float64, then rounded: what a student is
         fitted on. Students commute with shifts and scales, so this changes
         nothing but the rounding; it keeps 1e-12 and 1e12 equally precise.
-    location, spread : numpy.ndarray of float64, shape (n_components,)
+    location, std : numpy.ndarray of float64, shape (n_components,)
         Mean and standard deviation of the observed values (1 if constant).
     observed_before : numpy.ndarray of int, shape (n_points + 1,)
         Number of observed values before each index, all components together.
@@ -92,7 +92,7 @@ class PreparedSeries:
     raw: np.ndarray
     values: np.ndarray
     location: np.ndarray
-    spread: np.ndarray
+    std: np.ndarray
     observed_before: np.ndarray
     past: np.ndarray | None = None
     future: np.ndarray | None = None
@@ -182,7 +182,7 @@ def prepare_series(
     values : numpy.ndarray, shape (n_points, n_components)
         The series; NaN means missing.
     scale : tuple of numpy.ndarray, shape (n_components,), optional
-        Location and spread to standardise by, instead of the series' own.
+        Location and std to standardise by, instead of the series' own.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def prepare_series(
         raw=raw,
         values=standardised,
         location=location,
-        spread=largest * deviation,
+        std=largest * deviation,
         observed_before=_count_observed(missing),
     )
 
