@@ -20,25 +20,26 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Public names and where they live: importing the package imports none of them.
+#: Public names, where they live, and the extra that brings what they need. Importing the package
+#: imports none of them.
 _PUBLIC = {
-    "DLinear": "students",
-    "DartsTeacher": "teachers.darts",
-    "DistilledForecaster": "facades.darts",
-    "Ensemble": "teachers",
-    "FunctionTeacher": "teachers",
-    "ITransformer": "students",
-    "Linear": "students",
-    "LinearForecaster": "runtime",
-    "MLP": "students",
-    "Network": "students",
-    "Training": "students",
-    "export_onnx": "runtime.onnx",
-    "from_long": "tables.long",
-    "load_student": "runtime",
-    "load_teacher": "teachers",
-    "save_student": "runtime",
-    "to_long": "tables.long",
+    "DLinear": ("students", "torch"),
+    "DartsTeacher": ("teachers.darts", "darts"),
+    "DistilledForecaster": ("facades.darts", "darts"),
+    "Ensemble": ("teachers", "fit"),
+    "FunctionTeacher": ("teachers", "fit"),
+    "ITransformer": ("students", "torch"),
+    "Linear": ("students", "fit"),
+    "LinearForecaster": ("runtime", "fit"),
+    "MLP": ("students", "torch"),
+    "Network": ("students", "torch"),
+    "Training": ("students", "torch"),
+    "export_onnx": ("runtime.onnx", "onnx"),
+    "from_long": ("tables.long", "darts"),
+    "load_student": ("runtime", "fit"),
+    "load_teacher": ("teachers", "fit"),
+    "save_student": ("runtime", "fit"),
+    "to_long": ("tables.long", "darts"),
 }
 
 __all__ = [
@@ -66,15 +67,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith(__name__):
-            raise
-        raise ImportError(
-            f"{name} needs {error.name}, which is not installed: "
-            'pip install "distilts-forecaster[darts]"'
-        ) from error
+    from distilts_forecaster.runtime.checks import extra_for
+
+    module, extra = _PUBLIC[name]
+    with extra_for(name, extra):
+        value = getattr(import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value
 

@@ -1,5 +1,8 @@
-"""The forecaster for sktime: ``from distilts_forecaster.sktime import DistilledForecaster``."""
+"""The public path of the forecaster for sktime."""
 
-from distilts_forecaster.facades.sktime import DistilledForecaster
+from distilts_forecaster.runtime.checks import extra_for
+
+with extra_for("distilts_forecaster.sktime", "sktime"):
+    from distilts_forecaster.facades.sktime import DistilledForecaster
 
 __all__ = ["DistilledForecaster"]

@@ -62,3 +62,19 @@ def seasonal(n, components=1, period=6, seed=0, noise=0.3):
         + 0.3 * np.cumsum(rng.normal(size=(n, components)), axis=0) / np.sqrt(n)
         + noise * rng.normal(size=(n, components))
     )
+
+
+def network(settings, input_chunk_length, output_chunk_length, n_quantiles=1, covariates=(0, 0, 0)):
+    """Build the network of some settings."""
+    from distilts_forecaster.students.base import NetworkShape
+
+    sizes = (input_chunk_length, output_chunk_length, n_quantiles, covariates)
+    return settings.make_network(NetworkShape(*sizes))
+
+
+def frame(input_chunk_length, output_chunk_length, shift=0, levels=(0.5,), **options):
+    """Return what a forecaster needs besides its numbers."""
+    from distilts_forecaster.students.base import Frame
+    from distilts_forecaster.windows.source import Chunks
+
+    return Frame(Chunks(input_chunk_length, output_chunk_length, shift), levels, **options)

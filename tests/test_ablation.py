@@ -64,13 +64,13 @@ def test_gaps_are_filled_with_a_warning(tmp_path):
     ("make", "message"),
     [
         (lambda p: p / "nothing.csv", "no file"),
-        (lambda p: write(p / "words.csv", word=["a", "b", "c"] * 100), r"Not numbers: \['word'\]"),
-        (lambda p: write(p / "empty.csv", components=0), "needs columns of numbers"),
-        (lambda p: write(p / "tiny.csv", n=2), "cannot be split"),
-        (lambda p: text(p / "void.csv", ""), "void.csv cannot be read as CSV"),
-        (lambda p: text(p / "semicolons.csv", "date;a\n2024;1\n" * 50), "separated by commas"),
+        (lambda p: write(p / "words.csv", word=["a", "b", "c"] * 100), "word holds 'a' in row 1"),
+        (lambda p: write(p / "empty.csv", components=0), "no column with values"),
+        (lambda p: write(p / "tiny.csv", n=3), "cannot be split"),
+        (lambda p: text(p / "void.csv", ""), "void.csv is no CSV file"),
+        (lambda p: text(p / "two.csv", "id,y\n" + "a,1\nb,1\n" * 50), "holds 2 series"),
         # A component with a bad cell is not time.
-        (lambda p: text(p / "bad.csv", "a,b\n?,1\n" + "1,2\n" * 50), r"Not numbers: \['a'\]"),
+        (lambda p: text(p / "bad.csv", "a,b\n?,1\n" + "1,2\n" * 50), "a holds"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused_with_the_reason(tmp_path, make, message):
@@ -190,3 +190,11 @@ def test_files_of_one_name_cannot_be_told_apart(tmp_path, capsys):
     paths = [str(write(folder / "mine.csv")) for folder in (tmp_path, tmp_path / "other")]
     assert main(["ablate", *paths]) == 2
     assert "same name" in capsys.readouterr().err
+
+
+def test_a_table_with_semicolons_is_read_as_everywhere_else(tmp_path):
+    lines = (f"2024-01-{day:02d};{day},5;{-day}" for day in range(1, 31))
+    path = text(tmp_path / "german.csv", "\n".join(["date;a;b", *lines]))
+    data = read_spans(path, (20, 5, 5))
+    assert data.values.shape == (30, 2)
+    np.testing.assert_allclose(data.values[:, 0], -data.values[:, 1])

@@ -4,16 +4,19 @@ from scipy.stats import norm
 
 from distilts_forecaster.distill import calibration
 from distilts_forecaster.distill.calibration import _pool, calibrate
-from distilts_forecaster.distill.plan import Settings, plan_windows
+from distilts_forecaster.distill.plan import plan_windows
 from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.runtime.quantiles import LEVELS
-from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.settings import make_settings
+from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo
-from distilts_forecaster.teachers.labels import Labeller, MemoryStore
-from distilts_forecaster.windows.cutting import prepare_series
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.teachers.stores import MemoryStore
+from distilts_forecaster.windows.source import prepare_series
 
 L, T = 24, 4
-SETTINGS = Settings(L, T, student=Linear(ridge=0.1), distillation_weight=0.0, probabilistic=True)
+GIVEN = {"student": Linear(ridge=0.1), "distillation_weight": 0.0, "probabilistic": True}
+SETTINGS = make_settings(L, T, **GIVEN)
 LAST = np.zeros((1, L, T), np.float32)
 LAST[0, -1] = 1.0
 AT = [LEVELS.index(level) for level in (0.1, 0.5, 0.9)]
@@ -32,17 +35,15 @@ class NormalTeacher:
         return TeacherForecast((point + offsets).astype(np.float32))
 
 
-def measured(values, hold_out=True, validation=None, teacher=None, settings=SETTINGS):
-    prepared = [prepare_series(values)]
+def measured(values, validation=None, teacher=None, settings=SETTINGS):
     labeller = None
     if teacher is not None:
-        levels = settings.label_levels(teacher.info)
+        levels = settings.label_levels(teacher.info.quantile_levels)
         labeller = Labeller(teacher, MemoryStore(), T, levels)
-    plans, horizon = plan_windows(prepared, settings, labeller, hold_out=hold_out)
     held_out = None if validation is None else [prepare_series(validation)]
-    steps = horizon or T * bool(held_out)
+    plan = plan_windows([prepare_series(values)], settings, labeller, held_out)
     student = LinearForecaster(LAST)
-    return calibrate(student, student, plans, held_out, settings, steps, labeller)
+    return calibrate(plan, student, student, labeller)
 
 
 def width(spread):
@@ -71,8 +72,8 @@ def test_only_held_out_windows_count(given_validation):
     other = values.copy()
     other[:500] *= 0.1
     if given_validation:
-        spread = measured(values[:600], hold_out=False, validation=values[600:])
-        again = measured(other[:600], hold_out=False, validation=values[600:])
+        spread = measured(values[:600], validation=values[600:])
+        again = measured(other[:600], validation=values[600:])
     else:
         spread, again = measured(values), measured(other)
     np.testing.assert_allclose(again.offsets, spread.offsets, rtol=1e-3, atol=1e-4)
@@ -85,14 +86,14 @@ def test_constant_contexts_say_nothing():
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
-def test_much_truth_repairs_a_teacher_that_is_wrong_about_its_errors(factor):
+def test_many_targets_repair_a_teacher_that_is_wrong_about_its_errors(factor):
     noise = np.random.default_rng(0).normal(size=(20_000, 1))
     alone = measured(noise)
     taught = measured(noise, teacher=NormalTeacher(factor * np.sqrt(2)))
     np.testing.assert_allclose(width(taught), width(alone), rtol=0.1)
 
 
-def test_with_little_truth_the_teacher_is_believed():
+def test_with_few_targets_the_teacher_is_believed():
     noise = np.random.default_rng(0).normal(size=(60, 1))
     narrow, wide = (
         width(measured(noise, teacher=NormalTeacher(w)))[0] / width(measured(noise))[0]
@@ -104,14 +105,14 @@ def test_with_little_truth_the_teacher_is_believed():
 
 def test_without_calibration_the_spread_is_the_teachers():
     noise = np.random.default_rng(0).normal(size=(20_000, 1))
-    settings = Settings(**{**vars(SETTINGS), "calibrate": False})
+    settings = make_settings(L, T, **GIVEN, calibrate=False)
     spread = measured(noise, teacher=NormalTeacher(0.1), settings=settings)
     # Five windows' worth of it: as wide as Student's distribution.
     expected = 2 * 0.1 * norm.ppf(0.9)
     assert expected <= width(spread)[0] <= 1.25 * expected
 
 
-def test_missing_truth_does_not_count():
+def test_missing_targets_do_not_count():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4000, 1))
     complete = measured(noise)
@@ -137,26 +138,24 @@ def test_errors_of_neighbours_resemble_each_other_where_they_do():
 @pytest.mark.parametrize("n", [25, 29, 30])
 def test_few_errors_do_not_move_quantiles_that_are_right(n):
     levels = (0.1, 0.5, 0.9)
-    heads = norm.ppf(levels)
+    central = norm.ppf(levels)
     made = []
     for seed in range(50):
-        errors = np.random.default_rng(seed).normal(size=(n, 1, 1)) - heads
-        offsets = _pool(errors, np.empty((0, 1, 3)), heads[None], np.array([float(n)]), levels)
-        made.append(heads + offsets[0])
-    np.testing.assert_allclose(np.mean(made, axis=0), heads, atol=0.15)
+        errors = np.random.default_rng(seed).normal(size=(n, 1, 1)) - central
+        offsets = _pool(errors, np.empty((0, 1, 3)), central[None], np.array([float(n)]), levels)
+        made.append(central + offsets[0])
+    np.testing.assert_allclose(np.mean(made, axis=0), central, atol=0.15)
 
 
 def test_a_validation_series_is_labelled_within_the_budget():
     values = np.random.default_rng(0).normal(size=(400, 1))
-    settings = Settings(**{**vars(SETTINGS), "label_budget": 30, "distillation_weight": 1.0})
+    settings = make_settings(L, T, **{**GIVEN, "distillation_weight": 1.0}, label_budget=30)
     prepared = [prepare_series(values)]
-    labeller = Labeller(
-        NormalTeacher(1.0), MemoryStore(), T, settings.label_levels(NormalTeacher(1.0).info)
-    )
-    plans, _ = plan_windows(prepared, settings, labeller, hold_out=False)
+    labeller = Labeller(NormalTeacher(1.0), MemoryStore(), T, settings.label_levels((0.1, 0.9)))
+    plan = plan_windows(prepared, settings, labeller, [prepare_series(values)])
     labeller.n_labelled = 25
     student = LinearForecaster(LAST)
-    calibrate(student, student, plans, [prepare_series(values)], settings, T, labeller)
+    calibrate(plan, student, student, labeller)
     assert labeller.n_labelled <= 31
 
 

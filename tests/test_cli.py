@@ -9,6 +9,7 @@ import pytest
 from conftest import seasonal
 
 from distilts_forecaster import LinearForecaster, load_student, save_student
+from distilts_forecaster.cli import main as main_module
 from distilts_forecaster.cli.main import main
 from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles
 
@@ -81,11 +82,31 @@ def test_fit_predict_report_export_bench_work_one_after_the_other(tmp_path, tabl
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_shorter_student_than_asked_for_is_told(tmp_path, table, capsys):
-    arguments = ("--lookback", 512, "--horizon", 6, "--quiet")
-    code, _, err = run(capsys, "fit", table, "--out", tmp_path / "student", *arguments)
+def test_lengths_are_kept_or_refused_and_fitted_where_they_are_open(
+    tmp_path, table, capsys, monkeypatch
+):
+    monkeypatch.setattr("distilts_forecaster.settings._told", set())
+    out, given = tmp_path / "student", ("--lookback", 512, "--horizon", 6)
+    code, _, err = run(capsys, "fit", table, "--out", out, *given, "--quiet")
+    assert code == 2
+    assert "Give input_chunk_length=" in err
+    assert not out.exists()
+    code, _, err = run(capsys, "fit", table, "--out", out, "--horizon", 6, "--quiet")
     assert code == 0
-    assert "too short for 512 -> 6 steps" in err
+    assert "short for 512 -> 96 steps" in err
+    assert load_student(out).output_chunk_length == 6
+
+
+def test_a_fault_of_the_program_is_told_apart_from_one_of_the_user(table, capsys, monkeypatch):
+    def broken(*args):
+        raise KeyError("inner")
+
+    monkeypatch.setitem(main_module._RUN, "predict", broken)
+    code, _, err = run(capsys, "predict", "student", table)
+    assert code == 70
+    assert "--debug" in err
+    with pytest.raises(KeyError):
+        run(capsys, "--debug", "predict", "student", table)
 
 
 def test_json_keeps_all_digits(tmp_path, student, capsys):

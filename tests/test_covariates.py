@@ -178,8 +178,8 @@ def test_past_covariates_may_end_before_the_last_target():
     series, signal = made(300)
     short = make().fit(series, past_covariates=signal[: 300 - T])
     assert (
-        short.training_summary_.windows_seen
-        == make().fit(series, past_covariates=signal[:300]).training_summary_.windows_seen
+        short.training_summary_.windows.seen
+        == make().fit(series, past_covariates=signal[:300]).training_summary_.windows.seen
     )
     with pytest.raises(ValueError, match="past_covariates must reach"):
         make().fit(series, past_covariates=signal[: 299 - T])
@@ -204,7 +204,7 @@ def test_encoders_are_covariates():
         T, past_covariates=made_by_hand[0], future_covariates=made_by_hand[1]
     )
     np.testing.assert_allclose(model.predict(T).values(), expected.values(), rtol=1e-5)
-    assert model.student_.future_scale.shape == (2, 2)
+    assert model.student_.scales.future.shape == (2, 2)
     several = make(add_encoders=encoders).fit([series, series])
     assert len(several.predict(T, series=series[:200])) == T
     refitting = make(add_encoders=encoders).historical_forecasts(
@@ -232,7 +232,7 @@ def test_short_series_need_no_covariates_beyond_their_end(n):
     series, signal = made(n, lead=0)
     student = MLP(hidden_size=8, training=Training(max_epochs=2))
     model = make(output_chunk_length=12, student=student).fit(series, future_covariates=signal)
-    assert model.training_summary_.windows_seen > n - L - 12 + 1
+    assert model.training_summary_.windows.seen > n - L - 12 + 1
 
 
 def test_covariates_at_a_high_level_keep_their_precision():

@@ -8,10 +8,12 @@ import pytest
 from darts import TimeSeries
 from darts.models import LinearRegressionModel
 
-from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training, distill
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training
+from distilts_forecaster.distill import pipeline
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo, load_teacher
-from distilts_forecaster.teachers.labels import Labeller, MemoryStore
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.teachers.stores import MemoryStore
 
 L, T = 24, 6
 STUDENTS = {
@@ -153,7 +155,7 @@ def test_a_teacher_that_takes_covariates_sees_those_of_its_windows():
 
 
 def test_one_that_does_not_is_said_once(monkeypatch):
-    monkeypatch.setattr(distill, "_told", set())
+    monkeypatch.setattr(pipeline, "_told", set())
     train, _, known = made(100)
     teacher = Listening(False)
     model = make(teacher=teacher, distillation_weight=1.0, cache_dir=False)
@@ -185,7 +187,7 @@ def test_a_darts_model_with_the_same_covariates_can_teach():
     ).fit(train, future_covariates=known)
     assert load_teacher(teacher).info.takes_covariates
     model = make(teacher=teacher, distillation_weight=1.0).fit(train, future_covariates=known)
-    assert model.training_summary_.teacher_error < 0.1
+    assert model.training_summary_.errors.teacher_everywhere < 0.1
     with pytest.raises(ValueError, match="was fitted with future covariates: fit the student with"):
         make(teacher=teacher, distillation_weight=1.0).fit(train)
     past = LinearRegressionModel(lags=L, lags_past_covariates=[-1]).fit(

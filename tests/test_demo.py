@@ -38,12 +38,6 @@ def test_every_row_is_measured_on_the_same_windows():
     assert rows[2].n_parameters == 512 * 96
 
 
-def test_seasonal_naive_repeats_the_last_period():
-    contexts = np.arange(6.0)[None, :, None]
-    forecast = demo._seasonal_naive(4, 6)(contexts)
-    np.testing.assert_array_equal(forecast[0, :, 0], [2, 3, 4, 5, 2, 3])
-
-
 def test_the_demo_runs_offline(monkeypatch):
     from darts.datasets.dataset_loaders import DatasetLoadingException
 

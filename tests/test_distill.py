@@ -5,22 +5,25 @@ from conftest import seasonal
 from distilts_forecaster.distill.pipeline import distill
 from distilts_forecaster.distill.plan import (
     MOST_TEACHER_CONTEXT,
-    Settings,
     plan_windows,
     resolve_teacher_context,
 )
+from distilts_forecaster.settings import make_settings
 from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
-from distilts_forecaster.teachers.labels import Labeller, MemoryStore
-from distilts_forecaster.windows.cutting import prepare_series
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.teachers.stores import MemoryStore
+from distilts_forecaster.windows.source import prepare_series
 
 L, T = 24, 6
 
 
 def fit(values, teacher=None, validation=None, **changes):
-    settings = Settings(L, T, **changes)
+    settings = make_settings(L, T, **changes)
     many = values if isinstance(values, list) else [values]
-    labeller = None if teacher is None else Labeller(teacher, MemoryStore(), settings.target_stop)
+    labeller = (
+        None if teacher is None else Labeller(teacher, MemoryStore(), settings.chunks.target_stop)
+    )
     held_out = None if validation is None else [prepare_series(validation)]
     return distill([prepare_series(v) for v in many], settings, labeller, held_out)
 
@@ -41,13 +44,13 @@ def test_a_periodic_series_is_learned_exactly():
 def test_the_summary_counts_every_window(teacher):
     result = fit([seasonal(200), seasonal(100, seed=1)], teacher)
     summary = result.summary
-    assert summary.windows_seen == (200 - L - T + 1) + (100 - L - T + 1)
-    assert summary.windows_labelled == (200 - L + 1) + (100 - L + 1)  # no truth needed
-    assert summary.windows_labelled == teacher.n_asked
-    assert summary.labels_from_cache == 0
-    assert summary.windows_skipped == 0
+    assert summary.windows.seen == (200 - L - T + 1) + (100 - L - T + 1)
+    assert summary.windows.labelled == (200 - L + 1) + (100 - L + 1)  # no target needed
+    assert summary.windows.labelled == teacher.n_asked
+    assert summary.windows.from_cache == 0
+    assert summary.windows.skipped == 0
     assert summary.teacher == "counting|1|float32"
-    assert summary.validation_horizon == T
+    assert summary.errors.horizon == T
     assert set(summary.seconds) == {"teacher", "sums", "choice", "solve"}
 
 
@@ -55,9 +58,9 @@ def test_windows_of_which_too_little_is_observed_are_left_out_and_counted(teache
     values = seasonal(200)
     values[100 : 100 + L] = np.nan
     summary = fit(values, teacher).summary
-    # Origins 100 to 118 have no truth, 119 to 129 less than a quarter of their context.
-    assert summary.windows_skipped == 19 + 11
-    assert summary.windows_seen == 200 - L - T + 1 - summary.windows_skipped
+    # Origins 100 to 118 have no target, 119 to 129 less than a quarter of their context.
+    assert summary.windows.skipped == 19 + 11
+    assert summary.windows.seen == 200 - L - T + 1 - summary.windows.skipped
     assert np.isfinite(fit(values, teacher).student.weights).all()
 
 
@@ -106,33 +109,33 @@ def test_steeper_weights_move_the_late_steps_to_the_teacher_and_the_early_ones_a
 def test_what_is_held_out_does_not_touch_the_trial():
     """Settings are tried on a student that knows nothing of the held-out values."""
     values = seasonal(300, components=2)
-    settings = Settings(L, T)
-    plans, horizon = plan_windows([prepare_series(values)], settings)
-    plan = plans[0]
-    first_held_out_value = np.flatnonzero(plan.validation).min()
-    assert np.flatnonzero(plan.trial_target).max() + horizon <= first_held_out_value
-    assert plan.trial_target.sum() + plan.validation.sum() + horizon - 1 == plan.truth.sum()
+    settings = make_settings(L, T)
+    plan = plan_windows([prepare_series(values)], settings)
+    one, horizon = plan.sources[0], plan.horizon
+    first_held_out_value = np.flatnonzero(one.validation).min()
+    assert np.flatnonzero(one.trial_target).max() + horizon <= first_held_out_value
+    assert one.trial_target.sum() + one.validation.sum() + horizon - 1 == one.target.sum()
 
 
 def test_labels_on_trial_come_from_contexts_before_the_held_out_values(teacher):
-    settings = Settings(L, T)
+    settings = make_settings(L, T)
     labeller = Labeller(teacher, MemoryStore(), T)
-    plans, _ = plan_windows([prepare_series(seasonal(300))], settings, labeller)
-    held_out = np.flatnonzero(plans[0].validation)
-    assert np.flatnonzero(plans[0].trial_labelled).max() <= held_out.min()
-    assert np.flatnonzero(plans[0].labelled).max() == 300
+    one = plan_windows([prepare_series(seasonal(300))], settings, labeller).sources[0]
+    held_out = np.flatnonzero(one.validation)
+    assert np.flatnonzero(one.trial_labelled).max() <= held_out.min()
+    assert np.flatnonzero(one.labelled).max() == 300
 
 
 def test_a_history_too_short_to_split_is_fitted_all_the_same(teacher):
     summary = fit(seasonal(8), teacher).summary
-    assert summary.windows_seen == 2
-    assert np.isfinite(summary.ridge)
+    assert summary.windows.seen == 2
+    assert np.isfinite(summary.chosen.ridge)
 
 
 def test_a_short_history_is_validated_on_fewer_steps(teacher):
     summary = fit(seasonal(12), teacher).summary
-    assert 0 < summary.validation_horizon < T
-    assert summary.validation_error is not None
+    assert 0 < summary.errors.horizon < T
+    assert summary.errors.student is not None
 
 
 def test_given_validation_series_choose_and_are_not_fitted_on(teacher):
@@ -150,9 +153,9 @@ def test_given_validation_series_choose_and_are_not_fitted_on(teacher):
         teacher,
         student=Linear(ridge=0.1),
         distillation_weight=1.0,
-        horizon_weights=first.summary.tau,
+        horizon_weights=first.summary.chosen.tau,
     )
-    assert first.summary.windows_seen == again.summary.windows_seen
+    assert first.summary.windows.seen == again.summary.windows.seen
     np.testing.assert_allclose(first.student.weights, again.student.weights, atol=1e-5)
 
 
@@ -161,7 +164,7 @@ def test_the_budget_bounds_the_labels_and_keeps_its_windows_as_a_series_grows(te
     store = MemoryStore()
 
     def labelled(n):
-        settings = Settings(L, T, label_budget=50)
+        settings = make_settings(L, T, label_budget=50)
         labeller = Labeller(teacher, store, T)
         distill([prepare_series(values[:n])], settings, labeller)
         return labeller
@@ -172,8 +175,8 @@ def test_the_budget_bounds_the_labels_and_keeps_its_windows_as_a_series_grows(te
 
 def test_the_budget_is_shared_by_all_series(teacher):
     summary = fit([seasonal(200), seasonal(300, seed=1)], teacher, label_budget=40).summary
-    assert summary.windows_labelled == 40
-    assert summary.windows_seen == (200 - L - T + 1) + (300 - L - T + 1)
+    assert summary.windows.labelled == 40
+    assert summary.windows.seen == (200 - L - T + 1) + (300 - L - T + 1)
 
 
 def test_a_shift_leaves_a_gap(teacher):
@@ -183,7 +186,7 @@ def test_a_shift_leaves_a_gap(teacher):
     forecast = student.predict(values[origin - L : origin])
     np.testing.assert_allclose(forecast, values[origin + 4 : origin + 4 + T], atol=0.1)
     shifted = fit(values, teacher, output_chunk_shift=4).summary
-    assert shifted.windows_seen == 300 - L - T - 4 + 1
+    assert shifted.windows.seen == 300 - L - T - 4 + 1
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
@@ -227,7 +230,7 @@ def test_the_order_of_series_is_irrelevant(teacher):
     one, other = seasonal(200), seasonal(150, seed=3)
     first = fit([one, other], teacher)
     second = fit([other, one], teacher)
-    assert first.summary.distillation_weight == second.summary.distillation_weight
+    assert first.summary.chosen.distillation_weight == second.summary.chosen.distillation_weight
     np.testing.assert_allclose(first.student.weights, second.student.weights, atol=1e-5)
 
 
@@ -246,7 +249,7 @@ def test_memory_does_not_grow_with_the_series():
     def peak(n):
         prepared = [prepare_series(seasonal(n))]
         tracemalloc.start()
-        distill(prepared, Settings(256, 32, student=Linear(ridge=0.1)))
+        distill(prepared, make_settings(256, 32, student=Linear(ridge=0.1)))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -261,7 +264,7 @@ def test_a_useless_teacher_gets_no_weight():
 
     values = seasonal(400)
     alone, taught = fit(values), fit(values, FunctionTeacher(far_off))
-    assert taught.summary.distillation_weight == 0.0
+    assert taught.summary.chosen.distillation_weight == 0.0
     np.testing.assert_allclose(taught.student.weights, alone.student.weights, atol=1e-6)
 
 
@@ -275,11 +278,10 @@ def test_a_teacher_beyond_float32_is_refused():
 
 def test_one_longer_series_does_not_take_over_the_validation():
     short = [seasonal(L + T + 6, seed=i) for i in range(9)]
-    plans, horizon = plan_windows(
-        [prepare_series(v) for v in [seasonal(300), *short]], Settings(L, T)
-    )
-    assert horizon < T
-    assert all(plan.validation.any() for plan in plans)
+    series = [prepare_series(v) for v in [seasonal(300), *short]]
+    plan = plan_windows(series, make_settings(L, T))
+    assert plan.horizon < T
+    assert all(one.validation.any() for one in plan.sources)
 
 
 def test_gaps_at_either_end_do_not_use_up_the_validation(teacher):
@@ -287,8 +289,8 @@ def test_gaps_at_either_end_do_not_use_up_the_validation(teacher):
         values = seasonal(300)
         values[gap] = np.nan
         summary = fit(values, teacher).summary
-        assert summary.validation_horizon == T
-        assert summary.validation_error > 0
+        assert summary.errors.horizon == T
+        assert summary.errors.student > 0
 
 
 def test_validation_series_without_a_usable_window_are_refused(teacher):
@@ -302,7 +304,7 @@ def test_validation_series_without_a_usable_window_are_refused(teacher):
 def test_errors_of_a_perfect_fit_are_not_negative():
     summary = fit(seasonal(300, noise=0.0), student=Linear(ridge=1e-9)).summary
     summary = fit(np.sin(np.arange(300.0) / 3)[:, None]).summary
-    assert summary.validation_error_without_teacher >= 0
+    assert summary.errors.without_teacher >= 0
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_errors_of_a_perfect_fit_are_not_negative():
 )
 def test_a_teacher_sees_as_much_history_as_it_understands(given, takes_missing, longest, expected):
     info = TeacherInfo("any", longest_context=longest, takes_missing=takes_missing)
-    assert resolve_teacher_context(Settings(L, T, teacher_context=given), info) == expected
+    assert resolve_teacher_context(make_settings(L, T, teacher_context=given), info) == expected
 
 
 class Recording:

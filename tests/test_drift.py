@@ -102,7 +102,7 @@ def test_errors_with_covariates_are_compared_with_errors_with_covariates():
     known = TimeSeries.from_values(np.r_[signal, np.zeros(T)])
     model = make("bundled", distillation_weight=0)
     model.fit(TimeSeries.from_values(y[:500]), future_covariates=known)
-    assert model.training_summary_.validation_error < 0.1
+    assert model.training_summary_.errors.student < 0.1
     report = model.drift_report(TimeSeries.from_values(y), future_covariates=known)
     assert 0.5 < report.change < 2.0
     y[500:] += rng.normal(size=100)

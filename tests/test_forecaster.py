@@ -202,7 +202,7 @@ def test_a_grid_search_labels_each_window_once(tmp_path, n_jobs):
     )
     assert asking.n_asked == 100 - L + 1
     assert np.isfinite(score)
-    assert best.fit(data[:100]).training_summary_.windows_labelled == 0
+    assert best.fit(data[:100]).training_summary_.windows.labelled == 0
     assert parameters["teacher"] is asking
 
 
@@ -220,7 +220,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from test_forecaster import CountingTeacher, make, series
 model = make(CountingTeacher({log!r}), cache_dir={cache!r}).fit(series())
-print(model.training_summary_.windows_labelled, model.training_summary_.labels_from_cache)
+print(model.training_summary_.windows.labelled, model.training_summary_.windows.from_cache)
 """
 
 
@@ -229,8 +229,8 @@ def test_a_second_process_finds_the_labels(tmp_path, request):
     model = make(CountingTeacher(log), cache_dir=cache).fit(series())
     code = SECOND_PROCESS.format(tests=str(request.path.parent), log=log, cache=cache)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["0", str(model.training_summary_.windows_labelled)]
-    assert CountingTeacher(log).n_asked == model.training_summary_.windows_labelled
+    assert out.stdout.split() == ["0", str(model.training_summary_.windows.labelled)]
+    assert CountingTeacher(log).n_asked == model.training_summary_.windows.labelled
 
 
 def test_a_bare_function_keeps_its_labels_in_the_process(tmp_path):
@@ -275,7 +275,7 @@ def test_an_interrupted_fit_is_resumed(tmp_path, monkeypatch):
         model.predict(T)
     asking.forecast = forecast
     summary = model.fit(series()).training_summary_
-    assert (summary.labels_from_cache, summary.windows_labelled) == (50, 200 - L + 1 - 50)
+    assert (summary.windows.from_cache, summary.windows.labelled) == (50, 200 - L + 1 - 50)
 
 
 @pytest.mark.parametrize("clean", [False, True])
@@ -403,8 +403,8 @@ def test_a_darts_model_can_teach():
     data = series(300)
     fitted = LinearRegressionModel(lags=L, output_chunk_length=T).fit(data)
     model = make(fitted).fit(data)
-    assert model.training_summary_.windows_labelled == 300 - L + 1
-    assert model.untrained_model().fit(data).training_summary_.labels_from_cache == 300 - L + 1
+    assert model.training_summary_.windows.labelled == 300 - L + 1
+    assert model.untrained_model().fit(data).training_summary_.windows.from_cache == 300 - L + 1
 
 
 def test_the_model_works_inside_an_ensemble(teacher):
@@ -418,8 +418,8 @@ def test_the_model_works_inside_an_ensemble(teacher):
 def test_validation_series_are_taken(teacher):
     data = series(300)
     summary = make(teacher).fit(data[:200], val_series=data[200 - L :]).training_summary_
-    assert summary.windows_seen == 200 - L - T + 1
-    assert summary.validation_horizon == T
+    assert summary.windows.seen == 200 - L - T + 1
+    assert summary.errors.horizon == T
 
 
 def test_printing_says_what_is_not_default(teacher):
@@ -479,6 +479,7 @@ def with_value(value, where=slice(50, 60)):
 
 BAD_SERIES = [
     (lambda: series(3), ValueError, "has 3 points, at least 4 are needed"),
+    (lambda: series(L + T - 1), ValueError, "needs 30. Give input_chunk_length=14"),
     (lambda: [series(), series(3)], ValueError, r"series\[1\] has 3 points"),
     (lambda: with_value(np.nan, slice(None)), ValueError, "has no values at all"),
     (lambda: with_value(np.inf), ValueError, "has 10 infinite values"),
@@ -547,22 +548,22 @@ def test_a_function_of_the_wrong_shape_is_told_what_was_expected():
 
 def test_gaps_in_the_history_are_filled(teacher):
     model = make(teacher).fit(with_value(np.nan))
-    assert model.training_summary_.windows_skipped == 10 - T + 1  # those without any truth
+    assert model.training_summary_.windows.skipped == 10 - T + 1  # those without any truth
     assert np.isfinite(model.predict(T).values()).all()
 
 
 def test_named_functions_keep_their_labels_on_disk(tmp_path):
     data = series()
     named = FunctionTeacher(naive, name="last value", revision="1")
-    assert make(named, cache_dir=tmp_path).fit(data).training_summary_.windows_labelled > 0
+    assert make(named, cache_dir=tmp_path).fit(data).training_summary_.windows.labelled > 0
     again = FunctionTeacher(naive, name="last value", revision="1")
-    assert make(again, cache_dir=tmp_path).fit(data).training_summary_.windows_labelled == 0
+    assert make(again, cache_dir=tmp_path).fit(data).training_summary_.windows.labelled == 0
 
 
 def test_student_settings_are_taken(teacher):
     model = make(teacher, student=Linear(per_component=True, ridge=0.5)).fit(series(components=2))
     assert model.student_.weights.shape == (2, L, T)
-    assert model.training_summary_.ridge == 0.5
+    assert model.training_summary_.chosen.ridge == 0.5
 
 
 def test_progress_is_shown_on_request_only(teacher, capsys):
@@ -606,7 +607,7 @@ def test_a_list_of_weights_may_change_afterwards(teacher):
     weights = [1.0] * T
     model = make(teacher, horizon_weights=weights)
     weights.append(1.0)
-    assert len(model.fit(series()).training_summary_.horizon_weights) == T
+    assert len(model.fit(series()).training_summary_.chosen.horizon_weights) == T
 
 
 def test_a_level_that_hides_the_series_from_its_teacher_is_said(teacher):

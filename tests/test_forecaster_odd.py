@@ -25,7 +25,13 @@ def make(teacher="bundled", student="linear", **more):
     if student != "linear":
         pytest.importorskip("torch")
     more = {"random_state": 0, "verbose": False, "cache_dir": False} | more
-    return DistilledForecaster(L, T, teacher=teacher, student=STUDENTS[student], **more)
+    more = {"input_chunk_length": L, "output_chunk_length": T} | more
+    return DistilledForecaster(teacher=teacher, student=STUDENTS[student], **more)
+
+
+def open_lengths(student="linear", **more):
+    """Return a model whose lengths are fitted to the data."""
+    return make(student=student, input_chunk_length=None, output_chunk_length=None, **more)
 
 
 def holes(values, share, block=1, seed=0):
@@ -51,7 +57,7 @@ def test_gaps_anywhere_leave_forecasts_without_gaps(student, where):
     else:
         values[100:200, 1] = np.nan
     series = TimeSeries.from_values(values)
-    model = make(student=student, quantiles=[0.1, 0.5, 0.9]).fit(series)
+    model = open_lengths(student=student, quantiles=[0.1, 0.5, 0.9]).fit(series)
     assert np.isfinite(model.predict(2 * T).values()).all()
     assert np.isfinite(model.predict(T, num_samples=5).all_values()).all()
     backtest = model.historical_forecasts(series, start=250, retrain=False, forecast_horizon=T)
@@ -129,7 +135,7 @@ def test_teachers_see_gaps_if_they_understand_them_and_filled_ones_if_not():
 @pytest.mark.parametrize("n", [4, 10, 20, 29, 50])
 def test_a_history_of_any_length_is_fitted_and_forecast(student, n):
     series = TimeSeries.from_values(seasonal(n))
-    model = make(student=student, quantiles=[0.1, 0.5, 0.9]).fit(series)
+    model = open_lengths(student=student, quantiles=[0.1, 0.5, 0.9]).fit(series)
     assert np.isfinite(model.predict(2 * T).values()).all()
     assert np.isfinite(model.predict(3, num_samples=3).all_values()).all()
     longer = TimeSeries.from_values(seasonal(100))
@@ -158,7 +164,8 @@ def test_twenty_points_beat_the_seasonal_naive_forecast_on_average():
     errors = []
     for seed in range(20):
         values = seasonal(40, seed=seed, noise=0.3)[:, 0]
-        made = make().fit(TimeSeries.from_values(values[:20])).predict(T).values()[:, 0]
+        model = make(input_chunk_length=None).fit(TimeSeries.from_values(values[:20]))
+        made = model.predict(T).values()[:, 0]
         errors.append([np.abs(v - values[20:26]).mean() for v in (made, values[14:20])])
     student, naive = np.mean(errors, axis=0)
     assert student <= naive

@@ -9,8 +9,7 @@ from darts.metrics import ic, mae, mic, mql
 from darts.models import ConformalNaiveModel, ConformalQRModel, LinearRegressionModel
 
 from distilts_forecaster import MLP, DistilledForecaster, DLinear, ITransformer, Training
-from distilts_forecaster.distill.plan import Settings
-from distilts_forecaster.teachers import TeacherInfo
+from distilts_forecaster.settings import make_settings
 
 L, T = 24, 6
 QUANTILES = [0.05, 0.1, 0.5, 0.9, 0.95]
@@ -182,5 +181,5 @@ def test_a_validation_series_and_a_teacher_that_knows_no_gaps(teacher):
 
 @pytest.mark.parametrize("quantiles", [(0.01, 0.5, 0.99), (0.01, 0.1, 0.5, 0.9, 0.99)])
 def test_levels_beyond_a_teachers_are_asked_for_as_its_outermost(quantiles):
-    settings = Settings(L, T, student=MLP(), quantile_levels=quantiles, probabilistic=True)
-    assert settings.label_levels(TeacherInfo("x", quantile_levels=(0.1, 0.9))) == (0.1, 0.5, 0.9)
+    settings = make_settings(L, T, student=MLP(), quantiles=quantiles)
+    assert settings.label_levels((0.1, 0.9)) == (0.1, 0.5, 0.9)

@@ -176,8 +176,8 @@ CASES = {
     "sample paths": lambda: forecast(
         series(400), 30, **QUANTILES, predict={"num_samples": 5, "random_state": 0}
     ),
-    "short": lambda: forecast(series(60), input_chunk_length=512, output_chunk_length=96),
-    "shorter": lambda: forecast(series(20), input_chunk_length=512, output_chunk_length=96),
+    "short": lambda: forecast(series(60), input_chunk_length=None, output_chunk_length=None),
+    "shorter": lambda: forecast(series(20), input_chunk_length=None, output_chunk_length=None),
     "validation series": lambda: forecast(series(300), fit={"val_series": series(120, phase=8.0)}),
     "few labels, made up": lambda: forecast(series(300), augmentation=0.5, label_budget=100),
     "ensemble": lambda: forecast(series(300), teacher=ensemble()),

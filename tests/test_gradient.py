@@ -8,10 +8,14 @@ from conftest import seasonal
 
 torch = pytest.importorskip("torch")
 
+from conftest import frame, network  # noqa: E402
+
 from distilts_forecaster.distill.accumulate import accumulate  # noqa: E402
-from distilts_forecaster.distill.networks import N_POSITIONS, gather_windows  # noqa: E402
+from distilts_forecaster.distill.fit import gather_windows, keep_labels  # noqa: E402
+from distilts_forecaster.distill.label import N_POSITIONS  # noqa: E402
 from distilts_forecaster.distill.pipeline import distill  # noqa: E402
-from distilts_forecaster.distill.plan import Settings, plan_windows  # noqa: E402
+from distilts_forecaster.distill.plan import plan_windows  # noqa: E402
+from distilts_forecaster.settings import make_settings  # noqa: E402
 from distilts_forecaster.students import (  # noqa: E402
     MLP,
     DLinear,
@@ -20,12 +24,12 @@ from distilts_forecaster.students import (  # noqa: E402
     Network,
     Training,
 )
-from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
 from distilts_forecaster.students.objective import Objective, exponential_weights  # noqa: E402
 from distilts_forecaster.students.training import train  # noqa: E402
 from distilts_forecaster.teachers import TeacherForecast, TeacherInfo  # noqa: E402
-from distilts_forecaster.teachers.labels import Labeller, MemoryStore  # noqa: E402
-from distilts_forecaster.windows.cutting import prepare_series  # noqa: E402
+from distilts_forecaster.teachers.labels import Labeller  # noqa: E402
+from distilts_forecaster.teachers.stores import MemoryStore  # noqa: E402
+from distilts_forecaster.windows.source import prepare_series  # noqa: E402
 
 L, T = 24, 8
 SHORT = Training(max_epochs=2, batch_size=32)
@@ -68,7 +72,7 @@ class PatternTeacher:
 
 
 def fit(values, student, teacher=None, validation=None, series=None, **changes):
-    settings = Settings(
+    settings = make_settings(
         **(
             {"input_chunk_length": L, "output_chunk_length": T, "student": student}
             | {"distillation_weight": 1.0, "random_state": 0, "alignment": None}
@@ -77,7 +81,9 @@ def fit(values, student, teacher=None, validation=None, series=None, **changes):
     )
     labeller = None
     if teacher is not None:
-        labeller = Labeller(teacher, MemoryStore(), settings.target_stop, settings.quantile_levels)
+        labeller = Labeller(
+            teacher, MemoryStore(), settings.chunks.target_stop, settings.quantiles.levels
+        )
     prepared = [prepare_series(v) for v in (series or [values])]
     held_out = None if validation is None else [prepare_series(validation)]
     return distill(prepared, settings, labeller, held_out)
@@ -114,16 +120,16 @@ def test_alpha_draws_the_student_towards_the_teacher():
 
 def train_on_all(values, student, teacher, alpha, tau):
     """Train without held-out windows, so that all is the objective's doing."""
-    settings = Settings(L, T, student=student, distillation_weight=alpha)
-    plans, _ = plan_windows([prepare_series(values)], settings, _labeller(teacher), hold_out=False)
-    labels = []
-    accumulate(plans, settings, _labeller(teacher), 0, lambda i, o, made: labels.append(made))
-    windows = gather_windows(plans, settings, np.concatenate(labels), None, None, 0).final
+    settings = make_settings(L, T, student=student, distillation_weight=alpha)
+    labeller = _labeller(teacher)
+    plan = plan_windows([prepare_series(values)], settings, labeller)
+    material = accumulate(plan, labeller, keep_labels(settings, labeller))
+    windows = gather_windows(plan, material.labels, None).final
     torch.manual_seed(0)
-    network = build_network(student, L, T)
+    net = network(student, L, T)
     objective = Objective(alpha, exponential_weights(T, tau))
-    record = train(network, windows, objective, student.training, seed=0)
-    return as_forecaster(network, student, L, T), record
+    record = train(net, windows, objective, student.training, seed=0)
+    return student.to_forecaster(net, frame(L, T)), record
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def train_on_all(values, student, teacher, alpha, tau):
     ],
 )
 def test_steeper_horizon_weights_move_the_student_to_the_teacher_at_far_steps(student):
-    # A teacher that is wrong everywhere: following it shows in the error against the truth.
+    # A teacher that is wrong everywhere: following it shows in the error against the targets.
     values, teacher = seasonal(400), PatternTeacher(wrong_after=0)
     profiles = [
         error_to_teacher(train_on_all(values, student, teacher, 2.0, tau)[0], values, teacher)
@@ -160,9 +166,9 @@ def test_inverse_error_weights_are_those_of_the_teacher_on_the_truth():
     teacher = PatternTeacher(wrong_after=T // 2)
     for student in (Linear(), DLinear(training=SHORT)):
         summary = fit(values, student, teacher, horizon_weights="inverse_error").summary
-        early, late = np.split(np.array(summary.horizon_weights), 2)
+        early, late = np.split(np.array(summary.chosen.horizon_weights), 2)
         assert early.mean() > 2 * late.mean()
-        assert summary.tau is None
+        assert summary.chosen.tau is None
 
 
 def test_dlinear_without_decomposition_approaches_the_exact_solution():
@@ -189,7 +195,7 @@ def _loss(found, values, teacher):
     series = prepare_series(values)
     standardised = series.values
     origins = np.arange(L, len(values) - T + 1)
-    total, weights = 0.0, np.array(found.summary.horizon_weights)
+    total, weights = 0.0, np.array(found.summary.chosen.horizon_weights)
     for origin in range(L, len(values) + 1):
         context = standardised[origin - L : origin]
         spread = np.sqrt(context.var(axis=0) + 9) / 3
@@ -201,8 +207,8 @@ def _loss(found, values, teacher):
         n_labelled = len(values) + 1 - L
         total += ((weights[:, None] * (label - forecast) ** 2) / spread**2).mean() / n_labelled
         if origin <= origins[-1]:
-            truth = standardised[origin : origin + T]
-            total += (((truth - forecast) / spread) ** 2).mean() / len(origins)
+            target = standardised[origin : origin + T]
+            total += (((target - forecast) / spread) ** 2).mean() / len(origins)
     return total
 
 
@@ -213,9 +219,9 @@ def test_alignment_is_trained_and_moves_the_student(kind):
     student = ITransformer(d_model=32, d_ff=64, dropout=0.0, training=training)
     without = fit(values, student, teacher)
     aligned = fit(values, student, teacher, alignment=kind)
-    assert without.summary.alignment is None
+    assert without.summary.chosen.alignment is None
     assert np.isnan(without.summary.epochs[0].alignment)
-    assert aligned.summary.alignment == kind
+    assert aligned.summary.chosen.alignment == kind
     losses = [epoch.alignment for epoch in aligned.summary.epochs]
     assert losses[-1] < 0.7 * losses[0]
     contexts = contexts_of(values)
@@ -235,11 +241,11 @@ def test_hidden_states_of_an_aligned_student_predict_the_teachers():
         found = fit(values, student, teacher, alignment="factorised", alignment_weight=beta)
         scaled = contexts - contexts.mean(axis=1, keepdims=True)
         scaled = (scaled / scaled.std(axis=1, keepdims=True)).astype(np.float32)
-        network = build_network(student, L, T)
+        net = network(student, L, T)
         arrays = found.student.arrays
-        network.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
+        net.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})
         with torch.no_grad():
-            states = network.eval()(torch.from_numpy(scaled))[1][:, 0].numpy()
+            states = net.eval()(torch.from_numpy(scaled))[1][:, 0].numpy()
         inputs = np.column_stack([states, np.ones(300)])
         fitted = np.linalg.lstsq(inputs[::2], hidden[::2], rcond=1e-3)[0]
         error = (inputs[1::2] @ fitted - hidden[1::2]).var() / hidden[1::2].var()
@@ -269,7 +275,7 @@ def test_no_gradient_reaches_the_teacher():
 def test_hidden_states_are_few_small_and_asked_for_once(monkeypatch):
     values, teacher = seasonal(300), PatternTeacher(n_hidden=300)
     store = MemoryStore()
-    settings = Settings(
+    settings = make_settings(
         L, T, student=MLP(training=SHORT), distillation_weight=1.0, alignment="factorised",
         alignment_dim=16, random_state=0,
     )  # fmt: skip
@@ -311,7 +317,7 @@ def test_alignment_that_cannot_be_had_is_refused_before_the_teacher_is_asked():
     with pytest.raises(ValueError, match="attribute hidden_size"):
         fit(seasonal(200), Network(NoStates), PatternTeacher(), alignment="linear")
     found = fit(seasonal(200), Network(NoStates, SHORT), PatternTeacher(), alignment="auto")
-    assert found.summary.alignment is None
+    assert found.summary.chosen.alignment is None
 
 
 def test_series_of_all_scales_train_evenly():
@@ -328,7 +334,7 @@ def test_the_mlp_starts_at_the_exact_student_and_keeps_it_where_nothing_is_bette
     training = Training(max_epochs=3, learning_rate=1.0, patience=1)
     found = fit(values, MLP(training=training), validation=values[200:])
     exact = fit(values, Linear(), validation=values[200:])
-    assert found.summary.best_epoch == 0
+    assert found.summary.chosen.best_epoch == 0
     np.testing.assert_allclose(
         found.student.predict(values[:L]), exact.student.predict(values[:L]), rtol=1e-3, atol=1e-4
     )
@@ -336,7 +342,7 @@ def test_the_mlp_starts_at_the_exact_student_and_keeps_it_where_nothing_is_bette
 
 def test_a_history_too_short_to_split_at_the_whole_horizon_can_be_fitted():
     found = fit(seasonal(12), MLP(training=SHORT), PatternTeacher())
-    assert 0 < found.summary.validation_horizon < T
+    assert 0 < found.summary.errors.horizon < T
     assert np.isfinite(found.student.predict(seasonal(L))).all()
 
 
@@ -354,7 +360,7 @@ def test_the_future_of_the_held_out_windows_is_not_trained_on():
 
 
 def test_a_refit_follows_on_all_windows_for_as_many_epochs_as_were_best(monkeypatch):
-    import distilts_forecaster.distill.networks as module
+    import distilts_forecaster.students.fitting as module
 
     calls = []
     original = module.train
@@ -367,7 +373,7 @@ def test_a_refit_follows_on_all_windows_for_as_many_epochs_as_were_best(monkeypa
     found = fit(seasonal(300), DLinear(training=SHORT))
     (n_trial, _), (n_all, n_epochs) = calls
     assert n_trial < 0.85 * n_all
-    assert n_epochs == found.summary.best_epoch
+    assert n_epochs == found.summary.chosen.best_epoch
     calls.clear()
     fit(seasonal(300), DLinear(training=SHORT), validation=seasonal(100, seed=1))
     assert len(calls) == 1
@@ -382,7 +388,7 @@ def test_quantiles_are_distilled_and_do_not_cross():
         MLP(hidden_size=32),
         ITransformer(d_model=32, d_ff=64),
     ):
-        settings = {"quantile_levels": levels, "probabilistic": True}
+        settings = {"quantiles": levels}
         found = fit(values, student, teacher, **settings, distillation_weight=0.5)
         contexts = contexts_of(values)
         quantiles = found.student.predict_quantiles(contexts, None, levels)

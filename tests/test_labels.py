@@ -7,7 +7,8 @@ import pytest
 from conftest import CountingTeacher
 
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
-from distilts_forecaster.teachers.labels import DiskStore, Labeller, MemoryStore, open_store
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.teachers.stores import DiskStore, MemoryStore, open_store
 
 H = 4
 

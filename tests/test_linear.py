@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilts_forecaster.students.linear import (
+from distilts_forecaster.students import Linear
+from distilts_forecaster.students.objective import exponential_weights
+from distilts_forecaster.students.sums import (
     HeldOut,
-    Linear,
     WindowSums,
-    choose,
     solve,
+    solve_choice,
     validation_errors,
 )
-from distilts_forecaster.students.objective import exponential_weights
 
 F, T = 5, 3
 
@@ -25,13 +25,13 @@ def rows(n, seed=0):
     )
 
 
-def summed(features, truth=None, labels=None, n_matrices=1):
-    sums = WindowSums(n_matrices, F, truth.shape[1] if truth is not None else T)
-    sums.add(features, truth, labels)
+def summed(features, targets=None, labels=None, n_matrices=1):
+    sums = WindowSums(n_matrices, F, targets.shape[1] if targets is not None else T)
+    sums.add(features, targets, labels)
     return sums
 
 
-def stacked_least_squares(features, truth, labels, alpha_weights, ridge):
+def stacked_least_squares(features, targets, labels, alpha_weights, ridge):
     """Solve the same objective as one least-squares problem for each step."""
     n = len(features)
     power = (features**2).sum() / n / F
@@ -46,7 +46,7 @@ def stacked_least_squares(features, truth, labels, alpha_weights, ridge):
         )
         target = np.concatenate(
             [
-                truth[:, t] / np.sqrt(n),
+                targets[:, t] / np.sqrt(n),
                 np.sqrt(alpha_weights[t]) * labels[:, t] / np.sqrt(n),
                 np.zeros(F),
             ]
@@ -60,32 +60,32 @@ def stacked_least_squares(features, truth, labels, alpha_weights, ridge):
     alpha=st.floats(0, 100), tau=st.floats(-3, 3), ridge=st.floats(1e-3, 30), n=st.integers(6, 60)
 )
 def test_the_solution_is_that_of_the_stated_objective(alpha, tau, ridge, n):
-    features, truth, labels = rows(n)
+    features, targets, labels = rows(n)
     weights = alpha * exponential_weights(T, tau)
-    exact = solve(summed(features, truth, labels), weights, ridge)[0]
-    expected = stacked_least_squares(features, truth, labels, weights, ridge)
+    exact = solve(summed(features, targets, labels), weights, ridge)[0]
+    expected = stacked_least_squares(features, targets, labels, weights, ridge)
     np.testing.assert_allclose(exact, expected, atol=2e-4)
 
 
 def test_without_weight_the_labels_change_nothing():
-    features, truth, labels = rows(40)
-    with_labels = solve(summed(features, truth, labels), np.zeros(T), 0.1)
-    without = solve(summed(features, truth), np.zeros(T), 0.1)
+    features, targets, labels = rows(40)
+    with_labels = solve(summed(features, targets, labels), np.zeros(T), 0.1)
+    without = solve(summed(features, targets), np.zeros(T), 0.1)
     np.testing.assert_allclose(with_labels, without, atol=1e-6)
 
 
 def test_a_heavy_teacher_is_copied():
-    features, truth, labels = rows(200)
-    copied = solve(summed(features, truth, labels), np.full(T, 1e6), 1e-3)
+    features, targets, labels = rows(200)
+    copied = solve(summed(features, targets, labels), np.full(T, 1e6), 1e-3)
     expected = np.linalg.lstsq(features, labels, rcond=None)[0]
     np.testing.assert_allclose(copied[0], expected, atol=1e-3)
 
 
 def test_horizon_weights_reach_each_step_by_itself():
-    features, truth, labels = rows(200)
-    sums = summed(features, truth, labels)
+    features, targets, labels = rows(200)
+    sums = summed(features, targets, labels)
     late = solve(sums, np.array([0.0, 0.0, 1e6]), 1e-3)[0]
-    own = np.linalg.lstsq(features, truth, rcond=None)[0]
+    own = np.linalg.lstsq(features, targets, rcond=None)[0]
     teacher = np.linalg.lstsq(features, labels, rcond=None)[0]
     np.testing.assert_allclose(late[:, 0], own[:, 0], atol=1e-2)
     np.testing.assert_allclose(late[:, 2], teacher[:, 2], atol=1e-2)
@@ -93,10 +93,10 @@ def test_horizon_weights_reach_each_step_by_itself():
 
 @given(cut=st.integers(1, 39))
 def test_sums_add_up_in_any_order(cut):
-    features, truth, labels = rows(40)
-    whole = summed(features, truth, labels)
-    first = summed(features[:cut], truth[:cut], labels[:cut])
-    second = summed(features[cut:], truth[cut:], labels[cut:])
+    features, targets, labels = rows(40)
+    whole = summed(features, targets, labels)
+    first = summed(features[:cut], targets[:cut], labels[:cut])
+    second = summed(features[cut:], targets[cut:], labels[cut:])
     for total in (first + second, second + first):
         assert total.n_target == whole.n_target
         np.testing.assert_allclose(total.gram_target, whole.gram_target, rtol=1e-4, atol=1e-4)
@@ -104,44 +104,44 @@ def test_sums_add_up_in_any_order(cut):
 
 
 def test_truth_and_labels_may_cover_different_windows():
-    features, truth, labels = rows(60)
+    features, targets, labels = rows(60)
     sums = WindowSums(1, F, T)
-    sums.add(features[:40], truth=truth[:40])
+    sums.add(features[:40], targets=targets[:40])
     sums.add(features[20:], labels=labels[20:])
     assert (sums.n_target, sums.n_teacher) == (40, 40)
-    np.testing.assert_allclose(sums.cross_target[0], features[:40].T @ truth[:40], rtol=1e-5)
+    np.testing.assert_allclose(sums.cross_target[0], features[:40].T @ targets[:40], rtol=1e-5)
     np.testing.assert_allclose(sums.cross_teacher[0], features[20:].T @ labels[20:], rtol=1e-5)
 
 
 def test_one_matrix_for_each_component_is_fitted_to_its_own_rows():
-    features, truth, labels = rows(80)
-    both = solve(summed(features, truth, labels, n_matrices=2), np.ones(T), 0.1)
+    features, targets, labels = rows(80)
+    both = solve(summed(features, targets, labels, n_matrices=2), np.ones(T), 0.1)
     for k in range(2):
-        own = summed(features[k::2], truth[k::2], labels[k::2])
+        own = summed(features[k::2], targets[k::2], labels[k::2])
         np.testing.assert_allclose(both[k], solve(own, np.ones(T), 0.1)[0], atol=1e-5)
 
 
-def whole(features, truth):
+def whole(features, targets):
     """Return held-out windows of which everything is known."""
-    return HeldOut(summed(features, truth), features[:0], truth[:0])
+    return HeldOut(summed(features, targets), features[:0], targets[:0])
 
 
 def test_missing_targets_are_in_no_validation_error():
-    features, truth, labels = rows(60)
+    features, targets, labels = rows(60)
     held, held_truth, _ = rows(30, seed=1)
     held_truth[np.random.default_rng(0).random(held_truth.shape) < 0.3] = np.nan
     known = np.isfinite(held_truth).all(axis=1)
     parts = HeldOut(summed(held[known], held_truth[known]), held[~known], held_truth[~known])
-    sums = summed(features, truth, labels)
+    sums = summed(features, targets, labels)
     (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
     expected = np.nanmean((held @ solve(sums, np.ones(T), 0.1)[0] - held_truth) ** 2)
     assert error == pytest.approx(expected, rel=1e-4)
 
 
 def test_validation_errors_are_those_of_the_solutions():
-    features, truth, labels = rows(60)
+    features, targets, labels = rows(60)
     held, held_truth, _ = rows(30, seed=1)
-    sums, validation = summed(features, truth, labels), whole(held, held_truth)
+    sums, validation = summed(features, targets, labels), whole(held, held_truth)
     candidates = [np.zeros(T), 2.0 * exponential_weights(T, 1.0)]
     ridges = [0.01, 1.0]
     errors = validation_errors(sums, validation, candidates, ridges)
@@ -150,43 +150,6 @@ def test_validation_errors_are_those_of_the_solutions():
             solution = solve(sums, weights, ridge)[0]
             expected = ((held @ solution - held_truth) ** 2).mean()
             assert errors[i, j] == pytest.approx(expected, rel=1e-4)
-
-
-def simulated(n, teacher_noise, seed=0):
-    """Return sums of n windows with noisy truth and a teacher of given quality."""
-    rng = np.random.default_rng(seed)
-    pattern = rng.normal(size=(F, T)).astype(np.float32)
-    features = rng.normal(size=(n, F)).astype(np.float32)
-    clean = features @ pattern
-    truth = clean + rng.normal(size=clean.shape).astype(np.float32)
-    labels = clean + teacher_noise * (features @ rng.normal(size=(F, T)).astype(np.float32))
-    return summed(features, truth, labels), float(((labels - truth) ** 2).mean())
-
-
-ALPHAS = tuple(2.0**k for k in range(-6, 4))
-
-
-def chosen_alpha(n, teacher_noise):
-    sums, error = simulated(n, teacher_noise)
-    rng = np.random.default_rng(0)
-    pattern = rng.normal(size=(F, T)).astype(np.float32)
-    held = np.random.default_rng(9).normal(size=(n, F)).astype(np.float32)
-    noise = np.random.default_rng(10).normal(size=(n, T)).astype(np.float32)
-    validation = whole(held, held @ pattern + noise)
-    return choose(sums, validation, (0.01, 0.1), ALPHAS, [np.ones(T)], n / T, n / T, error).alpha
-
-
-def test_a_good_teacher_is_trusted_and_a_bad_one_is_not():
-    assert chosen_alpha(60, teacher_noise=0.0) > 0.5
-    assert chosen_alpha(60, teacher_noise=3.0) < 0.1
-
-
-def test_less_truth_means_more_teacher():
-    few = choose(simulated(20, 0.0)[0], None, (0.1,), ALPHAS, [np.ones(T)], 1, 0, None)
-    many = choose(simulated(20, 0.0)[0], None, (0.1,), ALPHAS, [np.ones(T)], 400, 0, None)
-    assert few.alpha == 8.0
-    assert many.alpha == 1.0  # 4 divided by the fourth root of 400, on the grid
-    assert few.error is None
 
 
 def test_constant_windows_alone_can_be_solved():
@@ -205,3 +168,30 @@ def test_settings_of_the_wrong_type_are_refused():
         Linear(per_component="yes")
     with pytest.raises(TypeError, match="ridge"):
         Linear(ridge=None)
+
+
+def test_of_fewer_steps_the_first_weights_count():
+    sums = summed(*rows(40))
+    weights = np.array([4.0, 1.0, 0.5, 7.0, 9.0])
+    np.testing.assert_array_equal(
+        solve_choice(sums, 2.0, weights, 0.1), solve(sums, 2.0 * weights[:T], 0.1)
+    )
+
+
+@pytest.mark.parametrize("n_matrices", [1, 2])
+def test_a_weight_is_as_good_as_so_many_rows(n_matrices):
+    features, targets, labels = rows(40)
+    targets[3, 1] = np.nan
+    weight = np.repeat(np.random.default_rng(0).integers(0, 4, 40 // n_matrices), n_matrices)
+    weighted = WindowSums(n_matrices, F, T)
+    weighted.add(features, targets, labels, weight.astype(np.float32))
+    groups = np.repeat(np.arange(40 // n_matrices), weight[::n_matrices])
+    again = (groups[:, None] * n_matrices + np.arange(n_matrices)).ravel()
+    repeated = summed(features[again], targets[again], n_matrices=n_matrices)
+    for name in ("gram_target", "cross_target", "power_target", "known_target", "n_target"):
+        np.testing.assert_allclose(
+            getattr(weighted, name), getattr(repeated, name), rtol=1e-4, atol=1e-4
+        )
+    plain = summed(features, targets, labels, n_matrices)
+    np.testing.assert_array_equal(weighted.gram_teacher, plain.gram_teacher)
+    assert weighted.n_teacher == plain.n_teacher

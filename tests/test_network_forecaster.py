@@ -2,16 +2,16 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import seasonal
+from conftest import frame, network, seasonal
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from distilts_forecaster.runtime.covariates import Covariates, CovariateScales  # noqa: E402
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles  # noqa: E402
 from distilts_forecaster.students import MLP, DLinear, ITransformer, Network  # noqa: E402
-from distilts_forecaster.students.forecaster import as_forecaster, build_network  # noqa: E402
 
 L, T = 24, 6
 KINDS = {
@@ -23,12 +23,13 @@ KINDS = {
 
 def make(kind, n_quantiles=1, shift=0):
     torch.manual_seed(0)
-    network = build_network(KINDS[kind], L, T, n_quantiles)
-    for parameter in network.parameters():
+    net = network(KINDS[kind], L, T, n_quantiles)
+    for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     levels = (0.5,) if n_quantiles == 1 else (0.1, 0.5, 0.9)
-    spread = ErrorQuantiles(np.zeros((T, n_quantiles), np.float32), levels, 0.5)
-    return as_forecaster(network, KINDS[kind], L, T, shift, levels).with_error_quantiles(spread)
+    errors = ErrorQuantiles(np.zeros((T, n_quantiles), np.float32), levels, 0.5)
+    made = KINDS[kind].to_forecaster(net, frame(L, T, shift, levels))
+    return made.with_error_quantiles(errors)
 
 
 STUDENTS = {kind: make(kind) for kind in KINDS}
@@ -92,11 +93,12 @@ def test_a_pickled_student_is_the_same_and_holds_nothing_of_torch(kind):
 @pytest.mark.parametrize("kind", ["mlp", "itransformer"])
 def test_numpy_computes_what_torch_does(kind, n_covariates):
     torch.manual_seed(0)
-    network = build_network(KINDS[kind], L, T, 3, n_covariates).eval()
-    for parameter in network.parameters():
+    net = network(KINDS[kind], L, T, 3, n_covariates).eval()
+    for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     scales = [np.stack([np.zeros(n), np.ones(n)]) if n else None for n in n_covariates]
-    student = as_forecaster(network, KINDS[kind], L, T, 0, (0.1, 0.5, 0.9), *scales)
+    given = frame(L, T, 0, (0.1, 0.5, 0.9), scales=CovariateScales(*scales))
+    student = KINDS[kind].to_forecaster(net, given)
     rng = np.random.default_rng(0)
     shapes = [(4, L, 3)] + [
         shape if shape[-1] else None
@@ -106,8 +108,8 @@ def test_numpy_computes_what_torch_does(kind, n_covariates):
     ]  # fmt: skip
     given = [None if s is None else rng.normal(size=s).astype(np.float32) for s in shapes]
     with torch.no_grad():
-        expected, _ = network(*(None if g is None else torch.from_numpy(g) for g in given))
-    made = student._run(*given)
+        expected, _ = net(*(None if g is None else torch.from_numpy(g) for g in given))
+    made = student._run(given[0], Covariates(*given[1:]))
     np.testing.assert_allclose(made, expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -134,7 +136,7 @@ def test_a_point_network_may_leave_out_the_axis_of_quantiles():
         def forward(self, context):
             return context[:, -1:].expand(-1, T, -1)
 
-    student = as_forecaster(Point(), Network(lambda *sizes: Point()), L, T)
+    student = Network(lambda *sizes: Point()).to_forecaster(Point(), frame(L, T))
     contexts = windows()
     np.testing.assert_allclose(
         student.predict(contexts), np.repeat(contexts[:, -1:], T, axis=1), rtol=1e-5, atol=1e-6

@@ -1,12 +1,18 @@
 import numpy as np
 import pytest
+from conftest import network as build_network
 
 torch = pytest.importorskip("torch")
 
-from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Network  # noqa: E402
-from distilts_forecaster.students.forecaster import build_network  # noqa: E402
+from distilts_forecaster.students import (  # noqa: E402
+    MLP,
+    DLinear,
+    ITransformer,
+    Linear,
+    Network,
+    Training,
+)
 from distilts_forecaster.students.networks import MLPNetwork  # noqa: E402
-from distilts_forecaster.students.settings import Training  # noqa: E402
 
 L, T = 24, 6
 
@@ -49,7 +55,7 @@ def test_the_order_of_components_does_not_matter_to_the_itransformer():
 def test_the_mlp_starts_as_the_linear_map_it_is_given():
     network = build_network(MLP(), L, T).eval()
     weights = torch.randn(L, T)
-    network.start_from(weights)
+    network.start_from(weights.numpy())
     context = torch.randn(3, L, 2)
     forecast, hidden = network(context)
     torch.testing.assert_close(forecast[..., 0], torch.einsum("blc,lt->btc", context, weights))
@@ -82,7 +88,11 @@ def test_networks_keep_components_apart_or_not_as_they_say():
     [
         (lambda: DLinear(kernel_size=24), ValueError, "odd, got 24; try 25"),
         (lambda: ITransformer(d_model=10, n_heads=4), ValueError, "multiple of n_heads"),
-        (lambda: ITransformer(dropout=1.0), ValueError, "dropout must be at least 0 and below 1"),
+        (
+            lambda: ITransformer(dropout=1.0),
+            ValueError,
+            "dropout must be a number of at least 0 and below 1",
+        ),
         (lambda: MLP(hidden_size=0), ValueError, "hidden_size must be at least 1"),
         (lambda: MLP(n_blocks=1.5), TypeError, "n_blocks must be an integer"),
         (lambda: MLP(training={"max_epochs": 3}), TypeError, "training must be Training"),

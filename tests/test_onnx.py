@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +13,9 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from distilts_forecaster.runtime import LinearForecaster, NetworkForecaster  # noqa: E402
+from distilts_forecaster.runtime.covariates import CovariateScales  # noqa: E402
 from distilts_forecaster.runtime.effects import Effects  # noqa: E402
-from distilts_forecaster.runtime.networks import array_shapes  # noqa: E402
+from distilts_forecaster.runtime.forward import Architecture  # noqa: E402
 from distilts_forecaster.runtime.onnx import OPSET, export_onnx  # noqa: E402
 from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles  # noqa: E402
 
@@ -36,9 +38,7 @@ def make_effects(rng, n_past, n_future, n_static, per_component):
     weights = rng.normal(size=(3 if per_component else 1, T, n_features))
     return Effects(
         weights.astype(np.float32),
-        scale(n_past),
-        scale(n_future),
-        scale(n_static),
+        CovariateScales(scale(n_past), scale(n_future), scale(n_static)),
         knots.astype(np.float32) if n_future else None,
     )
 
@@ -46,18 +46,18 @@ def make_effects(rng, n_past, n_future, n_static, per_component):
 def make(kind, counts=(0, 0, 0), quantiles=True, **more):
     rng = np.random.default_rng(0)
     if kind in ("linear", "per_component"):
-        spread = ErrorQuantiles(
+        errors = ErrorQuantiles(
             np.sort(rng.normal(size=(T, 25)), axis=1).astype(np.float32), LEVELS
         )
         n = 3 if kind == "per_component" else 1
         weights = (rng.normal(size=(n, L, T)) / L).astype(np.float32)
         effects = make_effects(rng, *counts, n == 3) if any(counts) else None
-        student = LinearForecaster(weights, error_quantiles=spread, effects=effects, **more)
+        student = LinearForecaster(weights, error_quantiles=errors, effects=effects, **more)
     else:
         levels = (0.1, 0.5, 0.9) if quantiles else (0.5,)
-        shapes = array_shapes(kind, SIZES[kind], L, T, len(levels), counts)
+        shapes = Architecture(kind, SIZES[kind], L, T, len(levels), counts).array_shapes()
         arrays = {n: rng.normal(0, 0.2, s).astype(np.float32) for n, s in shapes.items()}
-        spread = ErrorQuantiles(rng.normal(0, 0.1, (T, len(levels))).astype(np.float32), levels)
+        errors = ErrorQuantiles(rng.normal(0, 0.1, (T, len(levels))).astype(np.float32), levels)
         student = NetworkForecaster(
             kind=kind,
             sizes=SIZES[kind],
@@ -65,10 +65,8 @@ def make(kind, counts=(0, 0, 0), quantiles=True, **more):
             input_chunk_length=L,
             output_chunk_length=T,
             quantile_levels=levels,
-            error_quantiles=spread,
-            past_scale=scale(counts[0]),
-            future_scale=scale(counts[1]),
-            static_scale=scale(counts[2]),
+            error_quantiles=errors,
+            scales=CovariateScales(*map(scale, counts)),
             **more,
         )
     return student if quantiles else student.with_error_quantiles(None)
@@ -95,9 +93,10 @@ def test_covariates_far_from_zero_are_no_hindrance(tmp_path, kind):
     student = make(kind, (0, 1, 0))
     moved = np.array([[2020.0], [0.5]])
     if kind == "linear":
-        student = replace(student, effects=replace(student.effects, future_scale=moved))
+        scales = CovariateScales(future=moved)
+        student = replace(student, effects=replace(student.effects, scales=scales))
     else:
-        student = replace(student, future_scale=moved)
+        student = replace(student, scales=CovariateScales(future=moved))
     assert export_onnx(student, tmp_path / "student.onnx").largest_difference < 1e-4
 
 
@@ -216,7 +215,7 @@ def test_levels_of_a_point_student_are_refused(tmp_path):
 def test_a_module_of_the_users_own_is_exported_with_its_scaling(tmp_path, quantiles):
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from distilts_forecaster.students.forecaster import ModuleForecaster
+    from distilts_forecaster.students.module import ModuleForecaster
 
     levels = (0.1, 0.5, 0.9) if quantiles else (0.5,)
 
@@ -230,8 +229,8 @@ def test_a_module_of_the_users_own_is_exported_with_its_scaling(tmp_path, quanti
             return made.transpose(1, 2)
 
     torch.manual_seed(0)
-    spread = ErrorQuantiles(np.full((T, 3), 0.1, np.float32), levels) if quantiles else None
-    student = ModuleForecaster(Own(), L, T, quantile_levels=levels, error_quantiles=spread)
+    errors = ErrorQuantiles(np.full((T, 3), 0.1, np.float32), levels) if quantiles else None
+    student = ModuleForecaster(Own(), frame(L, T, 0, levels), errors)
     wanted = (0.2, 0.5) if quantiles else None
     made = export_onnx(student, tmp_path / "student.onnx", wanted)
     assert made.largest_difference < 1e-4

@@ -54,6 +54,36 @@ def test_a_missing_extra_is_named():
     assert 'pip install "distilts-forecaster[darts]"' in out.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "missing", "extra"),
+    [
+        ("import distilts_forecaster.sktime", "sktime", "sktime"),
+        ("import distilts_forecaster.sklearn", "sklearn", "sklearn"),
+        ("from distilts_forecaster import Linear", "scipy", "fit"),
+        ("from distilts_forecaster import MLP", "scipy", "torch"),
+        ("from distilts_forecaster import from_long", "pandas", "darts"),
+        (
+            "from distilts_forecaster import LinearForecaster, export_onnx; import numpy\n"
+            "export_onnx(LinearForecaster(numpy.ones((1, 4, 2))), 'x')",
+            "onnx",
+            "onnx",
+        ),
+        ("from distilts_forecaster.runtime import load_student; load_student('a/b')",
+         "huggingface_hub", "hub"),
+        ("from distilts_forecaster.cli.main import main; main(['--debug', 'demo'])",
+         "darts", "darts"),
+    ],
+)  # fmt: skip
+def test_every_missing_extra_is_named_with_its_command(code, missing, extra, tmp_path):
+    out = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules[{missing!r}] = None\n{code}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    last = out.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert f'needs {missing}: pip install "distilts-forecaster[{extra}]"' in last
+
+
 def test_a_missing_chronos_is_named():
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -18,8 +19,10 @@ from distilts_forecaster.runtime import (
     load_student,
     save_student,
 )
+from distilts_forecaster.runtime.covariates import CovariateScales
 from distilts_forecaster.runtime.effects import Effects
-from distilts_forecaster.runtime.networks import array_shapes
+from distilts_forecaster.runtime.forward import Architecture
+from distilts_forecaster.runtime.info import FitFacts, StudentInfo, ValidationErrors
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 L, T = 8, 3
@@ -28,19 +31,21 @@ SIZES = {
     "mlp": {"hidden_size": 4, "n_blocks": 1},
     "itransformer": {"d_model": 4, "n_heads": 2, "d_ff": 4, "n_layers": 1},
 }
-INFO = {
-    "teacher": {"name": "owner/teacher", "licence": "CC-BY-NC-4.0"},
-    "data": {"n_series": 2, "sha256": "abc"},
-    "fit": {
-        "validation_error": 0.5,
-        "validation_error_without_teacher": 0.6,
-        "teacher_validation_error": 0.4,
-        "naive_validation_error": 0.9,
-        "validation_horizon": 3,
-    },
-    "settings": {"distillation_weight": "auto"},
-    "versions": {"numpy": "2"},
-}
+INFO = StudentInfo.from_json(
+    {
+        "teacher": {"name": "owner/teacher", "licence": "CC-BY-NC-4.0"},
+        "data": {"n_series": 2, "sha256": "abc"},
+        "fit": {
+            "validation_error": 0.5,
+            "validation_error_without_teacher": 0.6,
+            "teacher_validation_error": 0.4,
+            "naive_validation_error": 0.9,
+            "validation_horizon": 3,
+        },
+        "settings": {"distillation_weight": "auto"},
+        "versions": {"numpy": "2"},
+    }
+)
 
 
 def scale(n):
@@ -52,7 +57,7 @@ def make(kind):
     offsets = np.sort(rng.normal(size=(T, 3)), axis=1).astype(np.float32)
     spread = ErrorQuantiles(offsets, LEVELS, 0.5)
     if kind in SIZES:
-        shapes = array_shapes(kind, SIZES[kind], L, T, 3, (1, 2, 1))
+        shapes = Architecture(kind, SIZES[kind], L, T, 3, (1, 2, 1)).array_shapes()
         return NetworkForecaster(
             kind=kind,
             sizes=SIZES[kind],
@@ -60,9 +65,7 @@ def make(kind):
             input_chunk_length=L,
             output_chunk_length=T,
             quantile_levels=LEVELS,
-            past_scale=scale(1),
-            future_scale=scale(2),
-            static_scale=scale(1),
+            scales=CovariateScales(scale(1), scale(2), scale(1)),
             period=4,
             error_quantiles=spread,
             info=INFO,
@@ -72,7 +75,7 @@ def make(kind):
     if kind == "covariates":
         knots = np.array([[0.0, 1.0, np.nan], [np.nan] * 3])
         weights = rng.normal(size=(1, T, 2 + 2 + 4 + 1)).astype(np.float32)
-        effects = Effects(weights, scale(1), scale(2), scale(1), knots)
+        effects = Effects(weights, CovariateScales(scale(1), scale(2), scale(1)), knots)
         student = replace(student, effects=effects)
     shift = 2 if kind == "per_component" else 0
     return replace(
@@ -161,8 +164,8 @@ def test_a_student_without_a_history_has_a_card_too(tmp_path):
 
 
 def test_a_card_cannot_be_broken_by_names(tmp_path):
-    info = {"data": {"components": ["a | b\n---\nevil: true"]}, "teacher": {"name": "a/b\nx: y"}}
-    save_student(make("linear").with_info(info), tmp_path)
+    told = {"data": {"components": ["a | b\n---\nevil: true"]}, "teacher": {"name": "a/b\nx: y"}}
+    save_student(make("linear").with_info(StudentInfo.from_json(told)), tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "\nevil" not in card
     assert "\nx: y" not in card
@@ -184,10 +187,10 @@ def test_names_that_no_file_can_have_are_refused():
 
 def test_code_is_not_saved(tmp_path):
     torch = pytest.importorskip("torch")
-    from distilts_forecaster.students.forecaster import ModuleForecaster
+    from distilts_forecaster.students.module import ModuleForecaster
 
     with pytest.raises(TypeError, match="export_onnx"):
-        save_student(ModuleForecaster(torch.nn.Identity(), L, T), tmp_path / "student")
+        save_student(ModuleForecaster(torch.nn.Identity(), frame(L, T)), tmp_path / "student")
     assert not (tmp_path / "student").exists()
 
 
@@ -299,7 +302,6 @@ BROKEN = {
     "crossing": {"error_quantiles": ErrorQuantiles(np.array([[1.0, 0, 2]] * T), LEVELS)},
     "levels": {"error_quantiles": ErrorQuantiles(np.zeros((T, 3)), (0.5, 0.1, 0.9))},
     "period": {"period": 0},
-    "info": {"info": {"settings": "text"}},
 }
 
 
@@ -322,7 +324,7 @@ def test_numbers_of_other_types_are_saved_as_they_must_be(tmp_path):
             student.error_quantiles.offsets.astype(np.float64), LEVELS, np.float64(0.5)
         ),
         period=np.int64(4),
-        info={"fit": {"validation_error": np.float32("nan")}},
+        info=StudentInfo(fit=FitFacts(errors=ValidationErrors(student=np.float32("nan")))),
     )
     save_student(other, tmp_path)
     np.testing.assert_array_equal(load_student(tmp_path).weights, student.weights)

@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from distilts_forecaster.runtime import LinearForecaster, load_student, save_student
-from distilts_forecaster.runtime.effects import Covariates
-from distilts_forecaster.students.covariates import choose_penalty, covariate_scale, fit_effects
-from distilts_forecaster.windows.cutting import prepare_series, usable_windows, window_covariates
+from distilts_forecaster.runtime.covariates import Covariates, CovariateScales
+from distilts_forecaster.students.covariates import (
+    _PENALTIES,
+    choose_penalty,
+    empty_effects,
+    solve_effects,
+    sum_effects,
+)
+from distilts_forecaster.windows.source import Chunks, prepare_series
 
 L, T = 24, 6
 LAST = np.zeros((1, L, T), np.float32)
@@ -18,23 +26,28 @@ def made(effect, n=2000, seed=0, **more):
     signal = rng.normal(size=n + T)
     values = season + effect(signal) + 0.01 * rng.normal(size=n + T)
     series = prepare_series(values[:n, None])
-    covariates = {"future": signal[:, None]} | more
-    return type(series)(**{**vars(series), **covariates})
+    return replace(series, covariates=Covariates(future=signal[:, None], **more))
 
 
 def windows(series):
-    return [(series, usable_windows(series, L, T))]
+    return [(series, series.usable(L, T))]
+
+
+def fit_effects(student, windows, horizon, penalty):
+    effects = empty_effects([series for series, _ in windows], T)
+    sums = sum_effects(student, effects, windows, horizon)
+    return replace(student, effects=solve_effects(sums, effects, penalty))
 
 
 def error(student, series):
     origins = np.flatnonzero(windows(series)[0][1])
     contexts = np.stack([series.values[o - L : o] for o in origins])
-    truth = np.stack([series.values[o : o + T] for o in origins])
-    known = window_covariates(series, origins, L, T)
+    targets = np.stack([series.values[o : o + T] for o in origins])
+    known = series.window_covariates(origins, Chunks(L, T))
     forecast = student.predict(
         contexts, None, known.past, known.future, known.static
     )  # fmt: skip
-    return float(((forecast - truth) ** 2).mean())
+    return float(((forecast - targets) ** 2).mean())
 
 
 @pytest.mark.parametrize("effect", [lambda c: 2 * c, lambda c: np.abs(c)])
@@ -52,18 +65,66 @@ def test_a_useless_covariate_gets_no_effect():
     train, held_out = windows(series)[0][1].copy(), windows(series)[0][1].copy()
     train[240:] = False
     held_out[:250] = False
-    penalty, _ = choose_penalty(student, [(series, train)], [(series, held_out)], T)
+    penalty, _ = chosen(student, [(series, train)], [(series, held_out)])
     assert penalty >= 1.0
     useful = made(lambda c: c, n=300)
-    penalty, found = choose_penalty(student, [(useful, train)], [(useful, held_out)], T)
+    penalty, found = chosen(student, [(useful, train)], [(useful, held_out)])
     assert penalty < 1.0
     assert found < 0.1
+
+
+def chosen(student, windows, held_out):
+    effects = empty_effects([series for series, _ in windows], T)
+    sums, others = (sum_effects(student, effects, some, T) for some in (windows, held_out))
+    return choose_penalty(sums, others, effects)
+
+
+def test_the_error_of_a_penalty_is_that_of_its_forecasts():
+    series = made(lambda c: c, n=300)
+    student = LinearForecaster(LAST)
+    train, held_out = (windows(series)[0][1].copy() for _ in range(2))
+    train[240:] = False
+    held_out[:250] = False
+    _, found = chosen(student, [(series, train)], [(series, held_out)])
+    origins = np.flatnonzero(held_out)
+    targets = series.targets(origins, T)
+    future = series.window_covariates(origins, Chunks(L, T)).future
+    errors = []
+    for penalty in _PENALTIES:
+        fitted = fit_effects(student, [(series, train)], T, penalty)
+        forecast = fitted.predict(series.contexts(origins, L), future_covariates=future)
+        errors.append(float(((forecast - targets) ** 2).mean()))
+    assert found == pytest.approx(min(errors), rel=1e-4)
+
+
+def test_effects_of_single_steps_are_drawn_to_that_of_all():
+    """By a tenth of the way that a step's own targets draw it."""
+    rng = np.random.default_rng(0)
+    signal = rng.choice([-1.0, 1.0], size=300)  # two values: one slope
+    values = rng.normal(size=(300, 1)) + 0.5 * signal[:, None]
+    series = replace(prepare_series(values), covariates=Covariates(future=signal[:, None]))
+    mask = series.usable(L, T)
+    weights = fit_effects(LinearForecaster(LAST), [(series, mask)], T, 1e-9).effects.weights
+    own = np.array([each_alone(series, mask, step) for step in range(T)])
+    assert weights[0, :, 0].std() / own.std() == pytest.approx(1 / 1.1, abs=0.03)
+
+
+def each_alone(series, mask, step):
+    """Return the least-squares effect at one step by itself."""
+    origins = np.flatnonzero(mask)
+    student, effects = LinearForecaster(LAST), empty_effects([series], T)
+    contexts = series.contexts(origins, L)
+    features = effects.features(series.window_covariates(origins, Chunks(L, T)), student.matrix)
+    x = features[:, step, 0] * contexts.std(axis=1)
+    missed = series.targets(origins, T)[:, step, 0] - student.predict(contexts)[:, step, 0]
+    return np.linalg.lstsq(x, missed, rcond=None)[0][0]
 
 
 def test_effects_commute_with_shift_and_scale_of_the_target():
     series = made(lambda c: 2 * c)
     fitted = fit_effects(LinearForecaster(LAST), windows(series), T, 1e-3)
-    context, future = np.random.default_rng(0).normal(size=(1, L, 1)), series.future[None, : L + T]
+    context = np.random.default_rng(0).normal(size=(1, L, 1))
+    future = series.covariates.future[None, : L + T]
     plain = fitted.predict(context, future_covariates=future)
     moved = fitted.predict(5 + 3 * context, future_covariates=future)
     np.testing.assert_allclose(moved, 5 + 3 * plain, rtol=1e-5)
@@ -74,7 +135,7 @@ def test_past_and_static_covariates_act():
     lead = rng.normal(size=2000).cumsum() / 20
     values = np.r_[np.zeros(3), lead[:-3]][:, None]
     series = prepare_series(values)
-    series = type(series)(**{**vars(series), "past": lead[:, None]})
+    series = replace(series, covariates=Covariates(past=lead[:, None]))
     last = np.zeros((1, L, T), np.float32)
     last[0, -1] = 1
     student = LinearForecaster(last)
@@ -85,7 +146,7 @@ def test_past_and_static_covariates_act():
     several = []
     for drift in (-1.0, 1.0):
         one = prepare_series(drift * np.arange(200.0)[:, None] + rng.normal(size=(200, 1)))
-        several.append(type(one)(**{**vars(one), "static": np.array([[drift]])}))
+        several.append(replace(one, covariates=Covariates(static=np.array([[drift]]))))
     both = [windows(one)[0] for one in several]
     fitted, alone = (fit_effects(student, both, T, p) for p in (1e-3, np.inf))
     for one in several:
@@ -96,7 +157,7 @@ def test_longer_forecasts_use_the_covariates_of_each_chunk():
     series = made(lambda c: 2 * c)
     fitted = fit_effects(LinearForecaster(LAST), windows(series), T, 1e-3)
     stop = len(series) - 3 * T
-    future = series.future[None, stop - L : stop + 3 * T]
+    future = series.covariates.future[None, stop - L : stop + 3 * T]
     forecast = fitted.predict(series.values[None, stop - L : stop], 3 * T, future_covariates=future)
     assert np.abs(forecast[0] - series.values[stop:]).mean() < 0.3
     with pytest.raises(ValueError, match=r"future_covariates must be \(1, 42, 1\)"):
@@ -110,7 +171,12 @@ def test_saving_and_loading_is_the_identity(tmp_path):
     fitted = fit_effects(LinearForecaster(LAST, period=12), windows(series), T, 1e-3)
     save_student(fitted, tmp_path)
     loaded = load_student(tmp_path)
-    given = series.values[:L].astype(float)[None], None, None, series.future[None, : L + T]
+    given = (
+        series.values[:L].astype(float)[None],
+        None,
+        None,
+        series.covariates.future[None, : L + T],
+    )
     np.testing.assert_array_equal(loaded.predict(*given), fitted.predict(*given))
     assert loaded.period == 12
 
@@ -120,4 +186,4 @@ def test_covariates_know_how_many_they_are():
     some = Covariates(past=np.zeros((2, 3, 4)))
     assert some
     assert some.sizes() == (4, 0, 0)
-    assert covariate_scale([None, None]) is None
+    assert CovariateScales.of([Covariates(), Covariates()]) == CovariateScales()

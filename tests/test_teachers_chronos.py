@@ -11,7 +11,7 @@ from darts import TimeSeries
 
 from benchmarks import bolt
 from distilts_forecaster import DistilledForecaster
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers import chronos as adapter
 from distilts_forecaster.teachers import load_teacher
 
@@ -253,11 +253,11 @@ def test_a_forecaster_learns_from_a_directory_and_loads_it_only_once(
     data = TimeSeries.from_values(seasonal(120))
     model = DistilledForecaster(32, 8, teacher=directories[kind], cache_dir=tmp_path / "cache")
     adapter._loaded.clear()
-    assert model.fit(data).training_summary_.windows_labelled == 120 - 32 + 1
+    assert model.fit(data).training_summary_.windows.labelled == 120 - 32 + 1
     adapter._loaded.clear()
     monkeypatch.setattr(BaseChronosPipeline, "from_pretrained", None)  # would fail if called
     again = model.untrained_model().fit(data)
-    assert again.training_summary_.labels_from_cache == 120 - 32 + 1
+    assert again.training_summary_.windows.from_cache == 120 - 32 + 1
     assert again.predict(8) == model.predict(8)
     model.save(tmp_path / "model.pkl")
     assert DistilledForecaster.load(tmp_path / "model.pkl").predict(8) == model.predict(8)

@@ -126,7 +126,7 @@ def test_a_torch_model_keeps_its_network(tmp_path):
         pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "logger": False},
     ).fit(series)
     model = DistilledForecaster(24, 6, teacher=network).untrained_model().untrained_model()
-    assert model.fit(series).training_summary_.windows_labelled == 300 - 24 + 1
+    assert model.fit(series).training_summary_.windows.labelled == 300 - 24 + 1
     labels = load_teacher(network).forecast(CONTEXTS[:, :, :1], 6, (0.5,)).quantiles[..., 0]
     for window, label in zip(CONTEXTS[:, :, :1], labels, strict=True):
         expected = network.predict(6, series=TimeSeries.from_values(window)).values()

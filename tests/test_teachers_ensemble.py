@@ -99,7 +99,10 @@ def test_weights_follow_the_errors_by_horizon():
     assert (weights[: T // 2, 0] > 0.9).all()
     assert (weights[T // 2 :, 1] > 0.9).all()
     equal = make([good_at_first, good_at_last]).fit(TimeSeries.from_values(truth))
-    assert model.training_summary_.teacher_error < 0.1 * equal.training_summary_.teacher_error
+    assert (
+        model.training_summary_.errors.teacher_everywhere
+        < 0.1 * equal.training_summary_.errors.teacher_everywhere
+    )
 
 
 def test_a_budget_spends_itself_on_the_same_windows_in_every_fit():
@@ -130,10 +133,10 @@ def test_labels_that_weights_were_chosen_on_count_once(tmp_path):
     one, two = (CountingTeacher(tmp_path / n, name=n, period=p) for n, p in (("a", 6), ("b", 4)))
     ensemble = Ensemble([one, two], weights="by_horizon")
     summary = make(ensemble, cache_dir=tmp_path).fit(series()).training_summary_
-    assert summary.windows_labelled == one.n_asked + two.n_asked
-    assert summary.labels_from_cache == 0
+    assert summary.windows.labelled == one.n_asked + two.n_asked
+    assert summary.windows.from_cache == 0
     again = make(ensemble, cache_dir=tmp_path).fit(series()).training_summary_
-    assert (again.windows_labelled, again.labels_from_cache) == (0, summary.windows_labelled)
+    assert (again.windows.labelled, again.windows.from_cache) == (0, summary.windows.labelled)
 
 
 @given(arrays(float, (3, 4, 20), elements=st.floats(-1e3, 1e3)))
@@ -178,3 +181,11 @@ def test_bad_ensembles_are_refused(members, weights, kind, message):
 def test_a_bad_member_is_refused_before_anything_is_asked():
     with pytest.raises(ValueError, match="Unknown teacher"):
         make(["bundled", "nobody"])
+
+
+def test_chosen_weights_are_drawn_to_equal_ones():
+    """Errors of variance 1 and 4: by least squares .8 and .2, with a twentieth of the mean
+    variance added to both as 1 / 1.125 to 1 / 4.125."""
+    found = weights_by_horizon(np.array([[[1.0, 0.0], [0.0, 4.0]]]))[0]
+    odds = np.array([1 / 1.125, 1 / 4.125])
+    np.testing.assert_allclose(found, odds / odds.sum(), rtol=1e-6)

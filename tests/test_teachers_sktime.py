@@ -65,7 +65,7 @@ def test_a_forecaster_is_a_teacher_as_it_is():
     )
     predicted = forecaster.fit(y).predict([1, 2, 3, 4])
     np.testing.assert_allclose(predicted, [60, 61, 62, 63], atol=1.5)
-    assert forecaster.training_summary_.windows_labelled == 49
+    assert forecaster.training_summary_.windows.labelled == 49
     assert isinstance(load_teacher(NaiveForecaster()), SktimeTeacher)
 
 
@@ -83,12 +83,12 @@ def test_copies_are_the_teacher_itself_and_bad_ones_are_refused():
 def test_clones_of_a_new_forecaster_share_their_labels(monkeypatch, recwarn):
     y = pd.Series(np.random.default_rng(3).normal(size=60))
     forecaster = DistilledForecaster(12, 4, teacher=NaiveForecaster(sp=3), cache_dir=False)
-    n = forecaster.fit(y).training_summary_.windows_labelled
+    n = forecaster.fit(y).training_summary_.windows.labelled
     assert n > 0
     cloned = forecaster.clone().fit(y).training_summary_
-    assert (cloned.windows_labelled, cloned.labels_from_cache) == (0, n)
+    assert (cloned.windows.labelled, cloned.windows.from_cache) == (0, n)
     other = forecaster.clone().set_params(teacher__sp=4).fit(y).training_summary_
-    assert other.windows_labelled == n
+    assert other.windows.labelled == n
     assert SktimeTeacher(NaiveForecaster(sp=3)).info == SktimeTeacher(NaiveForecaster(sp=3)).info
     about_remembering = [w for w in recwarn if "remember_data" in str(w.message)]
     assert len(about_remembering) < n  # not once for each window

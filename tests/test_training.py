@@ -2,17 +2,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import network as build_network
 from conftest import seasonal
 
 torch = pytest.importorskip("torch")
 
 from distilts_forecaster.students import DLinear, ITransformer, Training  # noqa: E402
 from distilts_forecaster.students.alignment import FactorisedAlignment  # noqa: E402
-from distilts_forecaster.students.forecaster import build_network  # noqa: E402
 from distilts_forecaster.students.objective import Objective, exponential_weights  # noqa: E402
 from distilts_forecaster.students.training import train  # noqa: E402
-from distilts_forecaster.windows.batches import TrainingWindows  # noqa: E402
-from distilts_forecaster.windows.cutting import prepare_series  # noqa: E402
+from distilts_forecaster.windows.batches import TeacherRows, TrainingWindows  # noqa: E402
+from distilts_forecaster.windows.source import Chunks, prepare_series  # noqa: E402
 
 L, T = 24, 6
 QUICK = Training(max_epochs=3, batch_size=16)
@@ -24,19 +24,20 @@ def make_windows(n=150, components=2, labelled=True, seed=0):
     rng = np.random.default_rng(seed)
     count = len(origins)
     last = series.values[origins - 1][:, None, :, None]
+    teacher = TeacherRows(
+        np.repeat(last, T, axis=1),
+        rng.normal(size=(count, components, 3, 5)).astype(np.float16),
+        np.zeros(5, np.float32),
+        np.ones(5, np.float32),
+    )
     return TrainingWindows(
-        series=[series],
-        input_chunk_length=L,
-        output_chunk_length=T,
-        output_chunk_shift=0,
+        sources=[series],
+        chunks=Chunks(L, T),
         owner=np.zeros(count, np.int32),
         origins=origins,
         has_target=np.ones(count, dtype=bool),
         label_row=np.arange(count) if labelled else np.full(count, -1),
-        labels=np.repeat(last, T, axis=1) if labelled else None,
-        hidden=rng.normal(size=(count, components, 3, 5)).astype(np.float16) if labelled else None,
-        hidden_mean=np.zeros(5, np.float32),
-        hidden_spread=np.ones(5, np.float32),
+        teacher=teacher if labelled else None,
     )
 
 
@@ -94,30 +95,12 @@ def test_a_seed_decides_everything_and_leaves_the_users_random_state():
     assert not np.array_equal(weights(run(seed=2)[0]), weights(first))
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path):
-    held_out = make_windows(labelled=False, seed=5)
-    training = Training(max_epochs=6, batch_size=16)
-    whole, whole_aligner, expected = run(training=training, held_out=held_out)
-    file = tmp_path / "new" / "training.pt"
-    run(training=training, held_out=held_out, n_epochs=2, checkpoint=file)
-    # From other weights and another seed: the file has both.
-    net, aligner, record = run(
-        training=training, held_out=held_out, checkpoint=file, seed=99, start=3
-    )
-    np.testing.assert_array_equal(weights(net), weights(whole))
-    np.testing.assert_array_equal(weights(aligner), weights(whole_aligner))
-    for mine, other in zip(record.epochs, expected.epochs, strict=True):
-        assert replace(mine, seconds=0) == replace(other, seconds=0)
-    assert record.best == expected.best
-    assert [p.name for p in file.parent.iterdir()] == ["training.pt"]
-
-
 def test_training_stops_early_and_keeps_the_best_epoch():
-    # Held-out truth with nothing in common with what is trained on.
+    # Held-out targets with nothing in common with what is trained on.
     held_out = make_windows(labelled=False)
-    values = -held_out.series[0].values
-    backwards = replace(held_out.series[0], values=np.ascontiguousarray(values[::-1]))
-    held_out = replace(held_out, series=[backwards])
+    values = -held_out.sources[0].values
+    backwards = replace(held_out.sources[0], values=np.ascontiguousarray(values[::-1]))
+    held_out = replace(held_out, sources=[backwards])
     training = Training(max_epochs=30, patience=2, batch_size=16, learning_rate=1e-2)
     net, _, record = run(training=training, held_out=held_out)
     errors = [epoch.validation_error for epoch in record.epochs]
@@ -183,14 +166,6 @@ def test_a_loss_that_runs_away_is_reported():
         train(Broken(), make_windows(), objective(), QUICK, seed=0)
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.warns(UserWarning, match="writable cache_dir"):
-        _, _, record = run(checkpoint=blocked / "training.pt")
-    assert len(record.epochs) == 3
-
-
 def test_bfloat16_is_close_to_float32():
     settings = DLinear(kernel_size=None)
     results = []
@@ -200,3 +175,14 @@ def test_bfloat16_is_close_to_float32():
         train(net, make_windows(), objective(beta=0), replace(QUICK, precision=precision), seed=0)
         results.append(weights(net))
     assert 0 < np.abs(results[0] - results[1]).max() < 0.02
+
+
+def test_weights_of_windows_count_in_their_targets_alone():
+    windows = make_windows(200)
+    n = np.arange(len(windows))
+    weighted = replace(windows, weight=np.where(n % 2, 2.0, 0.0).astype(np.float32))
+    half = replace(windows, has_target=n % 2 == 1)
+    frozen = Training(max_epochs=1, batch_size=len(windows), learning_rate=1e-12)
+    mine, expected = (run(w, frozen)[2].epochs[0] for w in (weighted, half))
+    assert mine.supervised == pytest.approx(expected.supervised, rel=0.01)
+    assert mine.distillation == pytest.approx(expected.distillation, rel=1e-4)

@@ -26,8 +26,8 @@ def test_a_warm_fit_is_a_cold_one(teacher):
     np.testing.assert_allclose(warm.student_.weights, cold.student_.weights, atol=1e-5)
     again = warm.fit(series, warm_start=True)
     np.testing.assert_allclose(again.student_.weights, cold.student_.weights, atol=1e-5)
-    assert again.training_summary_.teacher_error == pytest.approx(
-        cold.training_summary_.teacher_error, rel=1e-5
+    assert again.training_summary_.errors.teacher_everywhere == pytest.approx(
+        cold.training_summary_.errors.teacher_everywhere, rel=1e-5
     )
 
 

@@ -24,6 +24,8 @@ from darts import TimeSeries
 
 from distilts_forecaster.facades.darts import DistilledForecaster
 from distilts_forecaster.runtime import Forecaster
+from distilts_forecaster.runtime.gaps import fill_gaps
+from distilts_forecaster.tables.read import read_table
 from distilts_forecaster.windows.cutting import context_windows, iterate_chunks, target_windows
 
 __all__ = [
@@ -65,13 +67,14 @@ class Spans:
 
 
 def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> Spans:
-    """Read a CSV file with one column for each component.
+    """Read a table of one series, a column for each component.
 
     Parameters
     ----------
     path : pathlib.Path
-        A first column that is not numeric is time, and left out. Missing values are
-        interpolated, with a warning.
+        CSV or Parquet, read as by ``distilts fit``: see
+        :func:`~distilts_forecaster.tables.read.read_table`. Missing values are interpolated, with
+        a warning.
     split : tuple of float, optional
         Sizes of training, validation and test span: points, or shares of all of them. By
         default what the literature uses: 12, 4 and 4 months of 30 days for files whose name
@@ -84,32 +87,21 @@ def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> S
     Raises
     ------
     ValueError
-        If the file has columns that are not numbers, or fewer points than the split.
+        If it is no such table, or has fewer points than the split.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
-    try:
-        frame = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
-    first = frame.iloc[:, 0] if len(frame.columns) else pd.Series(dtype=float)
-    # Numbers with a few bad cells among them are a component, not time.
-    if (
-        not pd.api.types.is_numeric_dtype(first)
-        and pd.to_numeric(first, errors="coerce").notna().mean() < 0.5
-    ):
-        frame = frame.iloc[:, 1:]
-    other = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
-    if other or not len(frame.columns):
+    table = read_table(str(path))
+    if len(table.ids) != 1:
         raise ValueError(
-            f"{path} needs columns of numbers separated by commas, after a time column if there "
-            f"is one. Not numbers: {other or list(first.head(1))}. Mend them or leave them out."
+            f"{path} holds {len(table.ids)} series, and an ablation takes one, with a column for "
+            "each component."
         )
-    if frame.isna().to_numpy().any():
-        n_missing = int(frame.isna().to_numpy().sum())
+    values = table.values[0]
+    n_missing = int(np.isnan(values).sum())
+    if n_missing:
         warnings.warn(f"{path.name}: {n_missing} missing values interpolated.", stacklevel=2)
-        frame = frame.interpolate(limit_direction="both")
-    values = frame.to_numpy(float)
+        values = fill_gaps(values[None])[0]
     if split is None:
         month = 30 * 24 * (4 if "m" in path.stem else 1)
         is_ett = path.stem.startswith("ETT") and len(values) >= 20 * month

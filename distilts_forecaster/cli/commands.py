@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -21,8 +20,12 @@ import numpy as np
 
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, load_student
 from distilts_forecaster.runtime.artifact import WEIGHTS_FILE, check_free
-from distilts_forecaster.runtime.card import measure_latency, median_seconds
+from distilts_forecaster.runtime.checks import extra_for
+from distilts_forecaster.runtime.gaps import carry_forward
+from distilts_forecaster.runtime.info import StudentInfo, ValidationErrors
 from distilts_forecaster.runtime.info import as_json as as_json_value
+from distilts_forecaster.runtime.latency import measure_latency, median_seconds
+from distilts_forecaster.windows.naive import repeat_season
 
 if TYPE_CHECKING:
     from distilts_forecaster.tables.read import Table
@@ -41,12 +44,8 @@ _SECONDS = 0.5
 
 def _read(args: argparse.Namespace) -> Table:
     """Read the table that the arguments name."""
-    try:
+    with extra_for("a table", "cli"):
         from distilts_forecaster.tables.read import read_table
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'tables need {error.name}: pip install "distilts-forecaster[cli]"'
-        ) from error
     return read_table(args.data, args.id, args.time, args.target, args.freq)
 
 
@@ -66,14 +65,10 @@ def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """
     check_free(args.out)
     table = _read(args)
-    try:
+    with extra_for("fit", "cli,darts"):
         from darts import TimeSeries
 
         from distilts_forecaster.facades.darts import DistilledForecaster
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'fit needs {error.name}: pip install "distilts-forecaster[darts]"'
-        ) from error
     model = DistilledForecaster(
         input_chunk_length=args.lookback,
         output_chunk_length=args.horizon,
@@ -96,36 +91,35 @@ def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     seconds = time.perf_counter() - start
     model.save_student(args.out)
     (args.out / ONNX_FILE).unlink(missing_ok=True)  # of the student that was there before
-    info = dict(model.student_.info or {})
+    student = model.student_
+    info = student.info or StudentInfo()
     size = sum(file.stat().st_size for file in args.out.iterdir() if file.is_file())
-    result = {"student": os.fspath(args.out), "seconds": seconds, "bytes": size, **info}
-    told, student = info.get("fit", {}), model.student_
-    got = (student.input_chunk_length, student.output_chunk_length)
-    if got != (args.lookback, args.horizon):
-        warnings.warn(
-            f"The series are too short for {args.lookback} -> {args.horizon} steps: the student "
-            f"looks at {got[0]} and forecasts {got[1]} at once.",
-            stacklevel=2,
-        )
+    result = {"student": os.fspath(args.out), "seconds": seconds, "bytes": size, **info.to_json()}
     lines = [
         f"{len(series):,} series, {sum(map(len, series)):,} points, "
-        f"{student.input_chunk_length} -> {student.output_chunk_length} steps, {seconds:.1f} s"
+        f"{student.input_chunk_length} -> {student.output_chunk_length} steps, {seconds:.1f} s",
+        *_told_errors(info),
+        f"Saved to {args.out} ({size / 1024:,.0f} KiB): see {args.out / 'README.md'}",
     ]
-    if told.get("validation_error") is not None:
-        lines.append(
-            f"Mean squared error on held-out windows, {told['validation_horizon']} steps ahead, "
-            "in units of the variance:"
-        )
-        names = {
-            "student": "validation_error",
-            "the same without a teacher": "validation_error_without_teacher",
-            "teacher": "teacher_validation_error",
-            f"repeating the last {told.get('naive_season')} steps": "naive_validation_error",
-        }
-        errors = {name: told.get(key) for name, key in names.items()}
-        lines += [f"  {name:30s}{e:.4f}" for name, e in errors.items() if e is not None]
-    lines.append(f"Saved to {args.out} ({size / 1024:,.0f} KiB): see {args.out / 'README.md'}")
     return result, "\n".join(lines)
+
+
+def _told_errors(info: StudentInfo) -> list[str]:
+    """Return the lines about errors on held-out windows."""
+    errors = ValidationErrors() if info.fit is None else info.fit.errors
+    if errors.student is None:
+        return []
+    rows = {
+        "student": errors.student,
+        "the same without a teacher": errors.without_teacher,
+        "teacher": errors.teacher,
+        f"repeating the last {errors.naive_season} steps": errors.naive,
+    }
+    return [
+        f"Mean squared error on held-out windows, {errors.horizon} steps ahead, in units of the "
+        "variance:",
+        *(f"  {name:30s}{error:.4f}" for name, error in rows.items() if error is not None),
+    ]
 
 
 def _plain_student(source: str) -> Forecaster:
@@ -197,29 +191,17 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     _check_table(student, table)
     horizon = min(args.horizon or student.output_chunk_length, student.output_chunk_length)
     shift, length = student.output_chunk_shift, student.input_chunk_length
-    told = ((student.info or {}).get("fit") or {}).get("naive_season")
-    season = args.season or (told if isinstance(told, int) else student.period) or 1
+    season = args.season or _usual_season(student)
     if season > length:
         raise ValueError(f"--season {season}: the student sees {length} steps.")
-    contexts, truth, scales = _windows(table, length, shift, horizon, season, args.windows)
-    places = np.arange(horizon) + shift
-    filled = _carried(contexts)
-    made = {
-        "student": student.predict(contexts, horizon),
-        f"repeating the last {season} steps": filled[:, length - season + places % season],
-        "repeating the last value": np.repeat(filled[:, -1:], horizon, axis=1),
-    }
-    if season == 1:
-        made.pop("repeating the last 1 steps")
-    for name in made:  # where the season before is missing, the last value is repeated
-        if name != "student":
-            made[name] = np.where(np.isfinite(made[name]), made[name], filled[:, -1:])
+    contexts, targets, scales = _windows(table, length, shift, horizon, season, args.windows)
+    made = _forecasts(student, contexts, horizon, season)
     if args.teacher:
         made["teacher"] = _ask_teacher(args.teacher, contexts, horizon, shift)
     # All are measured where all have a forecast.
     known = np.all([np.isfinite(forecast) for forecast in made.values()], axis=0)
-    truth = np.where(known, truth, np.nan)
-    errors = {name: np.abs(forecast - truth) for name, forecast in made.items()}
+    targets = np.where(known, targets, np.nan)
+    errors = {name: np.abs(forecast - targets) for name, forecast in made.items()}
     rows = {
         name: {
             "MAE": float(np.nanmean(e)),
@@ -229,15 +211,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         for name, e in errors.items()
     }
     by_step = {name: np.nanmean(e / scales[:, None], axis=(0, 2)) for name, e in errors.items()}
-    coverage = {}
-    if student.error_quantiles is not None:
-        levels = sorted({level for pair in _INTERVALS.values() for level in pair})
-        quantiles = student.predict_quantiles(contexts, horizon, levels)
-        known &= np.isfinite(truth)
-        for percent, (low, high) in _INTERVALS.items():
-            inside = truth >= quantiles[..., levels.index(low)]
-            inside &= truth <= quantiles[..., levels.index(high)]
-            coverage[str(percent)] = 100 * float(inside[known].mean())
+    coverage = _coverage(student, contexts, targets)
     result = {
         "windows": len(contexts),
         "horizon": horizon,
@@ -246,31 +220,73 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "coverage": coverage,
         "mase_by_step": {name: steps.tolist() for name, steps in by_step.items()},
     }
+    lines = [f"{len(contexts):,} windows of {len(table.ids):,} series, {horizon} steps ahead"]
+    lines += _report_lines(rows, coverage, season)
+    if args.plot:
+        _plot_report(by_step, contexts, targets, made["student"], student, args.plot)
+        lines.append(f"Picture: {args.plot}")
+    return result, "\n".join(lines)
+
+
+def _usual_season(student: Forecaster) -> int:
+    """Return the season of the best naive forecast in ``fit``, or by which gaps are filled."""
+    info = student.info
+    found = None if info is None or info.fit is None else info.fit.errors.naive_season
+    return found or student.period or 1
+
+
+def _forecasts(
+    student: Forecaster, contexts: np.ndarray, horizon: int, season: int
+) -> dict[str, np.ndarray]:
+    """Return the forecasts of a student and of naive ones, by name."""
+    shift, filled = student.output_chunk_shift, carry_forward(contexts, axis=1)
+    last = repeat_season(filled, 1, horizon, shift)
+    made = {"student": student.predict(contexts, horizon)}
+    if season > 1:
+        seasonal = repeat_season(filled, season, horizon, shift)
+        # Where the season before is missing, the last value is repeated.
+        seasonal = np.where(np.isfinite(seasonal), seasonal, last)
+        made[f"repeating the last {season} steps"] = seasonal
+    made["repeating the last value"] = last
+    return made
+
+
+def _coverage(student: Forecaster, contexts: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Return the share of targets inside of each interval, in percent."""
+    if student.error_quantiles is None:
+        return {}
+    levels = sorted({level for pair in _INTERVALS.values() for level in pair})
+    quantiles = student.predict_quantiles(contexts, targets.shape[1], levels)
+    known = np.isfinite(targets)
+    coverage = {}
+    for percent, (low, high) in _INTERVALS.items():
+        inside = targets >= quantiles[..., levels.index(low)]
+        inside &= targets <= quantiles[..., levels.index(high)]
+        coverage[str(percent)] = 100 * float(inside[known].mean())
+    return coverage
+
+
+def _report_lines(
+    rows: dict[str, dict[str, float]], coverage: dict[str, float], season: int
+) -> list[str]:
+    """Lay errors and coverage out for people."""
     width = max(map(len, rows)) + 2
-    lines = [
-        f"{len(contexts):,} windows of {len(table.ids):,} series, {horizon} steps ahead",
-        f"{'':{width}s}" + "".join(f"{name:>12s}" for name in ("MAE", "RMSE", "MASE")),
-    ]
+    lines = [f"{'':{width}s}" + "".join(f"{name:>12s}" for name in ("MAE", "RMSE", "MASE"))]
     lines += [
         f"{name:{width}s}" + "".join(f"{value:12.4g}" for value in row.values())
         for name, row in rows.items()
     ]
     if coverage:
-        lines.append(
-            "Inside of the intervals: "
-            + ", ".join(f"{value:.0f} % of {percent} %" for percent, value in coverage.items())
-        )
+        told = (f"{value:.0f} % of {percent} %" for percent, value in coverage.items())
+        lines.append("Inside of the intervals: " + ", ".join(told))
     lines.append(f"MASE: relative to repeating the last {season} steps, in the same series.")
-    if args.plot:
-        _plot_report(by_step, contexts, truth, made["student"], student, args.plot)
-        lines.append(f"Picture: {args.plot}")
-    return result, "\n".join(lines)
+    return lines
 
 
 def _windows(
     table: Table, length: int, shift: int, horizon: int, season: int, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut windows (N, L, C), truths (N, horizon, C) and scales (N, C), evenly spread."""
+    """Cut windows (N, L, C), targets (N, horizon, C) and scales (N, C), evenly spaced."""
     spans = []
     for i, values in enumerate(table.values):
         # A short series has one window: half of it is its context.
@@ -285,7 +301,7 @@ def _windows(
     chosen = np.linspace(0, len(spans) - 1, min(most, len(spans))).astype(int)
     n, components = len(chosen), len(table.components)
     contexts = np.full((n, length, components), np.nan)
-    truth, scales = np.empty((n, horizon, components)), np.empty((n, components))
+    targets, scales = np.empty((n, horizon, components)), np.empty((n, components))
     naive = []
     for values in table.values:
         lag = min(season, max(1, len(values) - 1))
@@ -296,17 +312,11 @@ def _windows(
     for row, (i, origin) in enumerate(spans[place] for place in chosen):
         context = table.values[i][max(0, origin - length) : origin]
         contexts[row, length - len(context) :] = context
-        truth[row] = table.values[i][origin + shift : origin + shift + horizon]
+        targets[row] = table.values[i][origin + shift : origin + shift + horizon]
         scales[row] = naive[i]
-    if not np.isfinite(truth).any():
-        raise ValueError("There is no truth to compare with: all of it is missing.")
-    return contexts, truth, scales
-
-
-def _carried(contexts: np.ndarray) -> np.ndarray:
-    """Carry values over the gaps after them: what naive forecasts repeat."""
-    steps = np.where(np.isfinite(contexts), np.arange(contexts.shape[1])[:, None], 0)
-    return np.take_along_axis(contexts, np.maximum.accumulate(steps, axis=1), axis=1)
+    if not np.isfinite(targets).any():
+        raise ValueError("There is nothing to compare with: all targets are missing.")
+    return contexts, targets, scales
 
 
 def _ask_teacher(name: str, contexts: np.ndarray, horizon: int, shift: int) -> np.ndarray:
@@ -326,7 +336,7 @@ def _ask_teacher(name: str, contexts: np.ndarray, horizon: int, shift: int) -> n
 def _plot_report(
     by_step: dict[str, np.ndarray],
     contexts: np.ndarray,
-    truth: np.ndarray,
+    targets: np.ndarray,
     forecast: np.ndarray,
     student: Forecaster,
     path: Path,
@@ -336,7 +346,7 @@ def _plot_report(
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps = np.arange(1, len(truth[0]) + 1)
+    steps = np.arange(1, len(targets[0]) + 1)
     for name, errors in by_step.items():
         left.plot(steps, errors, label=name)
     left.set(xlabel="steps ahead", ylabel="MASE", title="Error by step", ylim=(0, None))
@@ -344,7 +354,7 @@ def _plot_report(
     place = len(contexts) // 2
     past = contexts[place, -3 * len(steps) :, 0]
     right.plot(np.arange(-len(past) + 1, 1), past, color="0.5")
-    right.plot(steps, truth[place, :, 0], color="0.5", label="truth")
+    right.plot(steps, targets[place, :, 0], color="0.5", label="actual")
     right.plot(steps, forecast[place, :, 0], color="C0", label="student")
     if student.error_quantiles is not None:
         low, high = _INTERVALS[80]
@@ -380,7 +390,8 @@ def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     text = (
         f"{made.path}: {made.size / 1024:,.0f} KiB, {made.precision}, opset {made.opset}\n"
         f"  inputs {made.inputs}\n  outputs {made.outputs}\n"
-        f"  at most {made.largest_difference:.1e} of a context's deviation from the student"
+        f"  differs from the student by at most {made.largest_difference:.1e} of a context's "
+        "standard deviation"
     )
     return result, text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,13 @@ from darts import TimeSeries
 from darts.datasets import ETTh1Dataset
 from darts.datasets.dataset_loaders import DatasetLoadingException
 
-from distilts_forecaster.distill.plan import Settings, resolve_teacher_context
+from distilts_forecaster.distill.plan import resolve_teacher_context
 from distilts_forecaster.facades.darts import DistilledForecaster
+from distilts_forecaster.runtime.latency import median_seconds
+from distilts_forecaster.settings import make_settings
 from distilts_forecaster.teachers import Teacher, load_teacher
 from distilts_forecaster.windows.cutting import context_windows, history_windows, target_windows
+from distilts_forecaster.windows.naive import repeat_season
 
 __all__ = ["DemoSeries", "Row", "compare", "demo_series", "format_table", "plot"]
 
@@ -124,7 +127,7 @@ def compare(
     targets = target_windows(values, origins, horizon)
     train = values[: data.test_start]
     naive_error = np.abs(train[data.period :] - train[: -data.period]).mean(axis=0)
-    deviation = train.std(axis=0)
+    std = train.std(axis=0)
 
     def measure(
         history: str,
@@ -139,15 +142,17 @@ def compare(
             history,
             name,
             mase=float((np.abs(error) / naive_error).mean()),
-            mse=float(((error / deviation) ** 2).mean()),
+            mse=float(((error / std) ** 2).mean()),
             n_parameters=n_parameters,
-            milliseconds=_milliseconds(forecast, contexts[-1:]),
-            error_by_step=((error / deviation) ** 2).mean(axis=(0, 2)),
+            milliseconds=1e3 * median_seconds(partial(forecast, contexts[-1:]), most=500),
+            error_by_step=((error / std) ** 2).mean(axis=(0, 2)),
             example=predicted[-1, :, 0],
         )
 
     rows = [
-        measure("", "seasonal naive", _seasonal_naive(data.period, horizon), 0),
+        measure(
+            "", "seasonal naive", partial(repeat_season, season=data.period, horizon=horizon), 0
+        ),
         measure(
             "",
             "teacher",
@@ -155,7 +160,9 @@ def compare(
             teacher.info.n_parameters or 0,
             # What it sees when it labels.
             history_windows(
-                values, origins, resolve_teacher_context(Settings(length, horizon), teacher.info)
+                values,
+                origins,
+                resolve_teacher_context(make_settings(length, horizon), teacher.info),
             ),
         ),
     ]
@@ -175,23 +182,6 @@ def _point(teacher: Teacher, horizon: int) -> Forecast:
     return lambda contexts: teacher.forecast(
         contexts.astype(np.float32), horizon, (0.5,)
     ).quantiles[..., 0]
-
-
-def _seasonal_naive(period: int, horizon: int) -> Forecast:
-    """Return the function that repeats the last period."""
-    repeats = -(-horizon // period)
-    return lambda contexts: np.tile(contexts[:, -period:], (1, repeats, 1))[:, :horizon]
-
-
-def _milliseconds(forecast: Forecast, context: np.ndarray) -> float:
-    """Return the median time of one forecast."""
-    seconds: list[float] = []
-    deadline = time.perf_counter() + 0.5
-    while len(seconds) < 5 or (time.perf_counter() < deadline and len(seconds) < 500):
-        start = time.perf_counter()
-        forecast(context)
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(seconds))
 
 
 def format_table(rows: list[Row]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distilts_forecaster import __version__
+from distilts_forecaster.runtime.checks import extra_for
 
 __all__ = ["main"]
 
@@ -30,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0, 2 if the arguments, the data or the installation are at fault, 130 if
-        interrupted.
+        interrupted, 70 if this program is at fault.
     """
     args = _parser().parse_args(argv)
+    if args.debug:
+        return int(_RUN[args.command](args))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -42,10 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (ImportError, MemoryError, TypeError, ValueError, OSError) as error:
+    except (ImportError, MemoryError, ValueError, OSError) as error:
         text = str(error) or type(error).__name__
         print(f"distilts: {text}", file=sys.stderr)
         return 2
+    except Exception as error:
+        print(
+            f"distilts: {type(error).__name__}: {error}\nThis is a fault of distilts, not yours. "
+            "Run the command again with --debug to see where it happened, and report it.",
+            file=sys.stderr,
+        )
+        return 70
 
 
 def _show_warning(message: Any, category: Any, *rest: Any, **more: Any) -> None:
@@ -60,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="distilts", description="Distil forecasters, and use them."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error happened")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
     predict = _add_command(commands, "predict", "forecast what follows the series of a table")
@@ -129,8 +140,8 @@ def _add_fit(commands: Any) -> None:
     fit = _add_command(commands, "fit", "fit a student to a table and save it")
     _add_table(fit)
     fit.add_argument("--out", type=Path, required=True, help="directory to save the student in")
-    fit.add_argument("--horizon", type=_positive, default=96, help="steps ahead (default: 96)")
-    fit.add_argument("--lookback", type=_positive, default=512, help="steps seen (default: 512)")
+    fit.add_argument("--horizon", type=_positive, help="steps ahead (default: 96, or fewer)")
+    fit.add_argument("--lookback", type=_positive, help="steps seen (default: 512, or fewer)")
     fit.add_argument("--teacher", default="bundled", help="name or directory (default: bundled)")
     fit.add_argument(
         "--student", default="linear", choices=["linear", "dlinear", "mlp", "itransformer"]
@@ -247,12 +258,8 @@ def _bench(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     """Run ``distilts demo``."""
     teacher, output, quiet = args.teacher, args.output, args.quiet
-    try:
+    with extra_for("the demo", "darts"):
         from distilts_forecaster.cli.demo import compare, demo_series, format_table, plot
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'the demo needs {error.name}: pip install "distilts-forecaster[darts]"'
-        ) from error
     _check_output(output)
     results = []
     for data in demo_series():
@@ -283,14 +290,10 @@ def _check_output(output: Path, option: str = "--output") -> None:
 
 def _ablate(args: argparse.Namespace) -> int:
     """Run ``distilts ablate``."""
-    try:
+    with extra_for("the ablation", "cli,darts,torch"):
         import pandas as pd
 
         from distilts_forecaster.cli.ablation import ablate, plot, read_spans, summarise
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'the ablation needs {error.name}: pip install "distilts-forecaster[torch]"'
-        ) from error
     _check_output(args.output)
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {args.seeds}")

@@ -3,83 +3,72 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from distilts_forecaster.distill.plan import SeriesPlan, Settings, resolve_teacher_context
+from distilts_forecaster.distill.plan import Plan, SourcePlan, resolve_teacher_context
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.teachers.base import TeacherInfo
-from distilts_forecaster.windows.cutting import history_windows, prepare_series
+from distilts_forecaster.windows.source import PreparedRows, prepare_rows
 
 __all__ = ["augment"]
 
-#: Windows with at least this share of the longest history are made others of: a teacher that has
-#: seen more of a series says more of it.
+#: New windows are made of those with at least this share of the longest history: a teacher that
+#: has seen more of a series forecasts it better.
 _LATE = 0.75
 
-#: Largest noise added, and largest change of the amplitude over a window, in units of the
-#: window's deviation and of the amplitude.
+#: Largest noise added, in units of the window's standard deviation; and largest change of the
+#: amplitude over a window, as a share of it.
 _MOST_JITTER, _MOST_GROWTH = 0.3, 0.5
 
 
-def augment(
-    plans: Sequence[SeriesPlan], settings: Settings, info: TeacherInfo
-) -> SeriesPlan | None:
-    """Make windows of those that the teacher is asked for on trial.
+def augment(plan: Plan, info: TeacherInfo) -> Plan:
+    """Add windows that are made of those that the teacher is asked for.
 
     Each is a mixture of two windows of a series, the second some seasons before the first, both
-    brought to mean 0 and deviation 1; with an amplitude that grows or falls, and noise. They
-    have no truth: what the student learns from them is what the teacher makes of them. A window
+    brought to mean 0 and standard deviation 1; with an amplitude that grows or falls, and noise.
+    They have no target: the student learns from them what the teacher makes of them. A window
     always gives the same ones, so that most are found in the cache when a series has grown.
 
     Parameters
     ----------
-    plans : sequence of SeriesPlan
-    settings : Settings
-        ``augmentation`` is the share of all labelled windows that is made up. No more are made
-        than ``label_budget`` leaves room for.
+    plan : Plan
+        ``augmentation`` in its settings is the share of all labelled windows that is made up. No
+        more are made than ``label_budget`` leaves room for.
     info : TeacherInfo
         Of the teacher that will see them.
 
     Returns
     -------
-    SeriesPlan or None
-        A series of windows that lie end to end; None where none are wanted, or there are
-        covariates, which a made-up window does not have.
+    Plan
+        The same where none are wanted, or there are covariates, which a made-up window does not
+        have, or the windows were given as rows.
     """
-    n_own = sum(int(plan.labelled.sum()) for plan in plans)
-    wanted = round(settings.augmentation / (1.0 - settings.augmentation) * n_own)
-    if settings.label_budget is not None:
-        wanted = min(wanted, settings.label_budget - n_own)
-    sources = [(plan, _late(np.flatnonzero(plan.labelled))) for plan in plans]
-    n_sources = sum(len(late) for _, late in sources)
-    first = plans[0].series
-    if wanted <= 0 or not n_sources or first.n_covariates or first.row_length is not None:
-        return None
-    history = resolve_teacher_context(settings, info)
-    copies = -(-wanted // n_sources)
+    teaching = plan.settings.teaching
+    n_own = plan.n_labels
+    wanted = round(teaching.augmentation / (1.0 - teaching.augmentation) * n_own)
+    if teaching.label_budget is not None:
+        wanted = min(wanted, teaching.label_budget - n_own)
+    parents = [(one, _late(np.flatnonzero(one.labelled))) for one in plan.sources]
+    n_parents = sum(len(late) for _, late in parents)
+    rows_given = isinstance(plan.first, PreparedRows)
+    if wanted <= 0 or not n_parents or plan.first.covariates or rows_given:
+        return plan
+    history = resolve_teacher_context(plan.settings, info)
     made: list[np.ndarray] = []
     on_trial: list[bool] = []
-    for copy in range(copies):
-        for plan, late in sources:
+    for copy in range(-(-wanted // n_parents)):
+        for one, late in parents:
             for origin in late[: wanted - len(made)]:
-                made.append(_mixed(plan, int(origin), copy, history, settings))
-                on_trial.append(bool(plan.trial_labelled[origin]))
-    target = np.full((len(made), settings.target_stop, first.raw.shape[1]), np.nan, np.float32)
-    rows = np.concatenate([np.stack(made), target], axis=1)
-    length = rows.shape[1]
-    series = replace(
-        prepare_series(rows.reshape(-1, rows.shape[2])),
-        row_length=length,
-        row_context=history,
-        period=first.period,
-    )
-    labelled = np.zeros(len(series) + 1, dtype=bool)
-    labelled[history::length] = True
-    trial, nothing = np.zeros_like(labelled), np.zeros_like(labelled)
-    trial[history::length] = on_trial
-    return SeriesPlan(series, nothing, labelled, nothing, trial, nothing)
+                made.append(_mixed(one, int(origin), copy, history, plan.settings))
+                on_trial.append(bool(one.trial_labelled[origin]))
+    shape = (len(made), plan.settings.chunks.target_stop, plan.first.n_components)
+    rows = prepare_rows(np.stack(made), np.full(shape, np.nan, np.float32))
+    rows = replace(rows, period=plan.first.period)
+    every, nothing = np.ones(len(made), dtype=bool), np.zeros(len(made), dtype=bool)
+    added = SourcePlan(rows, nothing, every, nothing, np.array(on_trial), nothing)
+    return replace(plan, sources=(*plan.sources, added))
 
 
 def _late(origins: np.ndarray) -> np.ndarray:
@@ -88,25 +77,25 @@ def _late(origins: np.ndarray) -> np.ndarray:
 
 
 def _mixed(
-    plan: SeriesPlan,
+    one: SourcePlan,
     origin: int,
     copy: int,
     history: int,
     settings: Settings,
 ) -> np.ndarray:
     """Make one window: (history, C)."""
-    series = plan.series
-    own = history_windows(series.raw, np.array([origin]), history)[0]
+    source = one.source
+    own = source.history(np.array([origin]), history)[0]
     seed = hashlib.blake2b(own.tobytes(), digest_size=8, salt=str(copy).encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     # Before it, so that it is the same when the series has grown; in phase with it.
-    step = series.period or 1
-    others = np.flatnonzero(plan.labelled[:origin])
+    step = source.period or 1
+    others = np.flatnonzero(one.labelled[:origin])
     others = others[(origin - others) % step == 0]
     weight = rng.uniform(0.0, 1.0)
     window = _standardised(own, settings.input_chunk_length)
     if len(others):
-        other = history_windows(series.raw, rng.choice(others, 1), history)[0]
+        other = source.history(rng.choice(others, 1), history)[0]
         mixed = weight * window + (1 - weight) * _standardised(other, settings.input_chunk_length)
         window = np.where(np.isnan(mixed), window, mixed)
     ramp = np.linspace(-1.0, 0.0, settings.input_chunk_length)[:, None]
@@ -117,12 +106,12 @@ def _mixed(
 
 
 def _standardised(window: np.ndarray, length: int) -> np.ndarray:
-    """Bring the last ``length`` steps of a window (history, C) to mean 0 and deviation 1."""
+    """Scale a window (history, C) so that its last steps have mean 0, standard deviation 1."""
     window = window.astype(np.float64)
     recent = window[-length:]
     known = np.isfinite(recent)
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, recent, 0.0).sum(axis=0) / count
     power = np.where(known, (recent - mean) ** 2, 0.0).sum(axis=0) / count
-    deviation = np.sqrt(power)
-    return (window - mean) / np.where(deviation > 0, deviation, 1.0)
+    std = np.sqrt(power)
+    return (window - mean) / np.where(std > 0, std, 1.0)

@@ -1,49 +1,46 @@
-"""How far the truth falls from a student's forecasts, by step: calibrated quantiles.
+"""How far targets fall from a student's forecasts, by step: calibrated quantiles.
 
-Held-out truth says it best, but there is little of it: a fifth of a short history is a few
-windows, whose errors are nearly one. What the teacher holds possible on the same windows says
-it again, with its own quantiles around its own forecast, which differs from the student's. Both
-are pooled: the quantiles of a step are those of the errors against the truth and of the
-distances to the teacher's quantiles, where the teacher counts as much as five windows of
-truth. With much truth this is conformalised quantile regression (Romano et al., NeurIPS 2019),
-by step and level.
+Held-out targets say it best, but there are few: a fifth of a short history is a few windows,
+whose errors are nearly the same. The teacher's quantiles on the same windows say it too, around a
+forecast that differs from the student's. Both are pooled. The quantiles of a step are those of
+its errors (target less student) together with the distances of the teacher's quantiles from the
+student, where the teacher counts as much as five independent windows of targets. With many
+windows of targets this is conformalised quantile regression (Romano et al., NeurIPS 2019), by
+step and level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from distilts_forecaster.distill.accumulate import held_out_windows, teacher_labels
-from distilts_forecaster.distill.plan import SeriesPlan, Settings, resolve_teacher_context
+from distilts_forecaster.distill.label import teacher_labels
+from distilts_forecaster.distill.plan import Plan, resolve_teacher_context
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles, interpolate_levels
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.teachers.labels import Labeller
-from distilts_forecaster.windows.cutting import (
-    PreparedSeries,
-    filled_contexts,
-    iterate_chunks,
-    target_windows,
-    window_covariates,
-)
+from distilts_forecaster.windows.cutting import iterate_chunks
+from distilts_forecaster.windows.source import WindowSource
 
 __all__ = ["calibrate"]
 
-#: Windows that errors are taken from, evenly spread: neighbours say nearly the same.
+#: Windows that errors are taken from, evenly spaced: neighbours say nearly the same.
 _MOST_WINDOWS = 2000
 
 #: Windows that the teacher's quantiles are taken from: with 19 parts each, enough.
 _MOST_ASKED = 200
 
-#: Independent windows of truth that the teacher's quantiles count as. Coverage of 90 % (80 %)
+#: Independent windows of targets that the teacher's quantiles count as. Coverage of 90 % (80 %)
 #: intervals on twelve real sets, mean over histories of 150, 300, 1,000 and 4,000 points: 91
 #: (81) with three, 88 (78) with ten, 75 (66) without the teacher.
 _TEACHER_COUNTS = 5.0
 
-#: Independent windows of truth that move the median half of the way to theirs: the errors of
-#: one week say little about the level of the next.
+#: Independent windows of targets whose median error moves the median by half of itself: the
+#: errors of one week say little about the level of the next.
 _CENTRE_COUNTS = 10.0
 
 #: Fewer errors than these have no quantiles of their own: they are taken to be normal.
@@ -53,32 +50,43 @@ _FEWEST_ERRORS = 30
 _PARTS = tuple((k + 0.5) / 19 for k in range(19))
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Distances from a student's forecasts, in units of the contexts' standard deviations.
+
+    Attributes
+    ----------
+    errors : numpy.ndarray, shape (n, T, Q)
+        Of the targets, from each of the student's own quantiles; NaN where unknown.
+    distances : numpy.ndarray, shape (m, T, Q)
+        Of the teacher's quantiles at the levels of ``_PARTS``, row by row.
+    widths : numpy.ndarray, shape (T, Q)
+        How far the student's own quantiles are from its median, on average.
+    every : int
+        Windows that each of those looked at stands for.
+    """
+
+    errors: np.ndarray
+    distances: np.ndarray
+    widths: np.ndarray
+    every: int
+
+
 def calibrate(
-    student: Forecaster,
-    fitted: Forecaster,
-    plans: Sequence[SeriesPlan],
-    validation: Sequence[PreparedSeries] | None,
-    settings: Settings,
-    horizon: int,
-    labeller: Labeller | None = None,
+    plan: Plan, trial: Forecaster, student: Forecaster, labeller: Labeller | None = None
 ) -> ErrorQuantiles:
     """Measure a student's errors on windows that it was not fitted on.
 
     Parameters
     ----------
+    plan : Plan
+        Where nothing is held out, the windows that were fitted on are looked at. With
+        ``calibrate`` false in its settings, the targets are left out where the teacher has
+        quantiles, or the student forecasts some.
+    trial : Forecaster
+        The student as it was while the held-out windows were held out.
     student : Forecaster
-        As it was while the held-out windows were held out.
-    fitted : Forecaster
         As it is: looked at for steps beyond those that are held out, of which the teacher knows.
-    plans : sequence of SeriesPlan
-    validation : sequence of PreparedSeries, optional
-        By default the windows that the plans hold out; where nothing is held out, those that
-        were fitted on.
-    settings : Settings
-        With ``calibrate`` false, the truth is left out where the teacher has quantiles, or the
-        student forecasts some.
-    horizon : int
-        Steps held out, 0 for none.
     labeller : Labeller, optional
         Whose quantiles are pooled, if it knows any.
 
@@ -86,43 +94,41 @@ def calibrate(
     -------
     ErrorQuantiles
     """
-    has_heads = len(settings.head_levels) > 1
-    levels = settings.head_levels if has_heads else LEVELS
-    if horizon:
-        chosen = held_out_windows(plans, validation, settings, horizon)
-    else:
-        chosen = [(plan.series, plan.truth) for plan in plans]
-    asked: list[np.ndarray] | None = None
-    if labeller is not None and len(labeller.quantile_levels) > 1:
-        asked = [plan.labelled for plan in plans]
-        if validation is not None and horizon:
-            asked = _spare_labels(chosen, settings, labeller)
-    stages = [(student, horizon)] if horizon else []
-    stages += [(fitted, settings.output_chunk_length)]
-    errors, distances, widths, every = _measure(stages, chosen, settings, labeller, asked)
-    error_autocorrelation = _error_autocorrelation(errors, distances)
-    if has_heads and not settings.calibrate:
-        nothing = np.zeros((settings.output_chunk_length, len(levels)), np.float32)
-        return ErrorQuantiles(nothing, levels, error_autocorrelation)
+    settings, horizon, steps = plan.settings, plan.horizon, plan.settings.output_chunk_length
+    several = len(settings.central_levels) > 1
+    levels = settings.central_levels if several else LEVELS
+    chosen = list(plan.held_out) if horizon else plan.of("target")
+    asked = _asked(plan, chosen, labeller)
+    stages = [(trial, horizon)] if horizon else []
+    found = _measure([*stages, (student, steps)], chosen, settings, labeller, asked)
+    autocorrelation = _error_autocorrelation(found.errors, found.distances)
+    calibrated = settings.quantiles.calibrate
+    if several and not calibrated:
+        nothing = np.zeros((steps, len(levels)), np.float32)
+        return ErrorQuantiles(nothing, levels, autocorrelation)
+    errors = found.errors
     if horizon:
         errors[:, horizon:] = np.nan
-    if not settings.calibrate and np.isfinite(distances).any():
+    if not calibrated and np.isfinite(found.distances).any():
         errors = np.full_like(errors[:1], np.nan)
-    n_windows = np.isfinite(errors[..., 0]).sum(axis=0) / plans[0].series.raw.shape[1]
-    counts = every * n_windows / (horizon or settings.output_chunk_length)
-    offsets = _pool(errors, distances, widths, counts, levels)
-    offsets = _continue(offsets, settings.output_chunk_length)
-    return ErrorQuantiles(offsets.astype(np.float32), levels, error_autocorrelation)
+    n_windows = np.isfinite(errors[..., 0]).sum(axis=0) / plan.first.n_components
+    counts = found.every * n_windows / (horizon or steps)
+    offsets = _pool(errors, found.distances, found.widths, counts, levels)
+    return ErrorQuantiles(_continue(offsets, steps).astype(np.float32), levels, autocorrelation)
 
 
-def _spare_labels(
-    chosen: Sequence[tuple[PreparedSeries, np.ndarray]], settings: Settings, labeller: Labeller
-) -> list[np.ndarray]:
-    """Choose windows of validation series to ask the teacher for, a few and within its budget."""
-    most = _MOST_ASKED
-    if settings.label_budget is not None:
-        most = min(most, max(0, settings.label_budget - labeller.n_labelled))
-    info = labeller.teacher.info
+def _asked(
+    plan: Plan, chosen: Sequence[tuple[WindowSource, np.ndarray]], labeller: Labeller | None
+) -> list[np.ndarray] | None:
+    """Return the windows that the teacher is asked for; None where it knows no quantiles."""
+    if labeller is None or len(labeller.quantile_levels) == 1:
+        return None
+    if plan.holds_out_ends or not plan.horizon:
+        return [one.labelled for one in plan.sources]
+    # Of validation series a few, and within the budget.
+    settings, info, most = plan.settings, labeller.teacher.info, _MOST_ASKED
+    if settings.teaching.label_budget is not None:
+        most = min(most, max(0, settings.teaching.label_budget - labeller.n_labelled))
     needed = 0 if info.takes_missing else resolve_teacher_context(settings, info)
     spare = []
     for _, mask in chosen:
@@ -137,66 +143,76 @@ def _spare_labels(
 
 def _measure(
     stages: Sequence[tuple[Forecaster, int]],
-    chosen: Sequence[tuple[PreparedSeries, np.ndarray]],
+    chosen: Sequence[tuple[WindowSource, np.ndarray]],
     settings: Settings,
     labeller: Labeller | None,
     asked: Sequence[np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return errors and distances, in units of the contexts' deviations.
+) -> _Measured:
+    """Measure how far targets and the teacher's quantiles are from a student's forecasts.
 
-    Errors (n, T, Q) of the truth from each of the student's quantiles, NaN where
-    unknown; distances (m, T, Q) of the teacher's equal parts from them; and how far the
-    quantiles are from the median on average (T, Q); and how many windows each that was looked at
-    stands for. ``asked`` are the windows that the teacher is asked for. ``stages`` are the
-    students whose steps count up to one and up to the next.
+    ``stages`` are students, each with the step up to which its forecasts count. ``asked`` are the
+    windows that the teacher is asked for.
     """
-    steps = settings.output_chunk_length
-    length, shift = settings.input_chunk_length, settings.output_chunk_shift
+    steps, n_levels = settings.output_chunk_length, len(settings.central_levels)
     every = max(1, -(-sum(int(mask.sum()) for _, mask in chosen) // _MOST_WINDOWS))
-    n_heads = len(settings.head_levels)
-    errors = [np.empty((0, steps, n_heads))]
-    distances = [np.empty((0, steps, n_heads))]
-    widths = [np.empty((0, steps, n_heads))]
+    nothing = np.empty((0, steps, n_levels))
+    errors, distances, widths = [nothing], [nothing], [nothing]
     fewer = 1
     if asked is not None:
         both = sum(int((mask & a).sum()) for (_, mask), a in zip(chosen, asked, strict=True))
         fewer = max(1, both // every // _MOST_ASKED)
-    for i, (series, mask) in enumerate(chosen):
+    median = settings.central_levels.index(0.5)
+    for i, (source, mask) in enumerate(chosen):
         taken = np.flatnonzero(mask)[::every]
-        for origins in iterate_chunks(taken, series.raw.shape[1]):
-            contexts, unknown = filled_contexts(series, origins, length)
-            contexts = contexts.astype(np.float64)
-            truth = target_windows(series.values, origins, steps, shift)
-            known = window_covariates(series, origins, length, steps, shift)
-            heads = np.empty((len(origins), 0, series.raw.shape[1], n_heads))
-            for student, stop in stages:
-                if heads.shape[1] < stop:
-                    more = student.central_forecast(contexts, known)[:, heads.shape[1] : stop]
-                    heads = np.concatenate([heads, more], axis=1)
-            deviation = contexts.std(axis=1)
-            # A constant context says nothing about how wide errors are.
-            varies = deviation > 1e-6
-            if unknown is not None:
-                varies &= ~unknown
-            unit = np.where(varies, deviation, np.nan)[:, None, :, None]
-            errors.append(_rows((truth[..., None] - heads) / unit))
-            widths.append(_rows((heads - heads[..., settings.head_levels.index(0.5), None]) / unit))
+        for origins in iterate_chunks(taken, source.n_components):
+            central, targets, unit = _forecast(stages, source, origins, settings)
+            errors.append(_rows((targets[..., None] - central) / unit))
+            widths.append(_rows((central - central[..., median, None]) / unit))
             if asked is None or labeller is None:
                 continue
             rows = np.flatnonzero(asked[i][origins])[::fewer]
             if len(rows):
-                labels = teacher_labels(series, origins[rows], settings, labeller)
-                parts = interpolate_levels(
-                    np.sort(labels, axis=-1), labeller.quantile_levels, _PARTS
-                )
-                away = (parts[..., None] - heads[rows][..., None, :]) / unit[rows][..., None]
+                labels = teacher_labels(source, origins[rows], settings, labeller)
+                known = labeller.quantile_levels
+                parts = interpolate_levels(np.sort(labels, axis=-1), known, _PARTS)
+                away = (parts[..., None] - central[rows][..., None, :]) / unit[rows][..., None]
                 distances += [_rows(away[..., part, :]) for part in range(len(_PARTS))]
-    return (
+    mean_width = np.concatenate([*widths, np.zeros((1, steps, n_levels))])
+    return _Measured(
         np.concatenate(errors),
         np.concatenate(distances),
-        np.nan_to_num(np.concatenate([*widths, np.zeros((1, steps, n_heads))])).mean(axis=0),
+        np.nan_to_num(mean_width).mean(axis=0),
         every,
     )
+
+
+def _forecast(
+    stages: Sequence[tuple[Forecaster, int]],
+    source: WindowSource,
+    origins: np.ndarray,
+    settings: Settings,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return forecasts (n, T, C, Q), targets (n, T, C), and the unit of errors (n, 1, C, 1).
+
+    The unit is the context's standard deviation. It is NaN for a constant context, which says
+    nothing about how wide errors are, and for an unknown one.
+    """
+    chunks = settings.chunks
+    contexts, unknown = source.filled_contexts(origins, chunks.input_chunk_length)
+    contexts = contexts.astype(np.float64)
+    targets = source.targets(origins, chunks.output_chunk_length, chunks.output_chunk_shift)
+    covariates = source.window_covariates(origins, chunks)
+    shape = (len(origins), 0, source.n_components, len(settings.central_levels))
+    central = np.empty(shape)
+    for student, stop in stages:
+        if central.shape[1] < stop:
+            more = student.central_forecast(contexts, covariates)[:, central.shape[1] : stop]
+            central = np.concatenate([central, more], axis=1)
+    std = contexts.std(axis=1)
+    varies = std > 1e-6
+    if unknown is not None:
+        varies &= ~unknown
+    return central, targets, np.where(varies, std, np.nan)[:, None, :, None]
 
 
 def _rows(windows: np.ndarray) -> np.ndarray:
@@ -213,26 +229,26 @@ def _pool(
 ) -> np.ndarray:
     """Return what quantiles are moved by: (steps, Q), NaN where nothing is known.
 
-    ``counts`` (steps,) are the independent windows of truth.
+    ``counts`` (steps,) are the independent windows of targets.
     """
-    n_steps, n_heads = widths.shape
+    n_steps, n_own = widths.shape
     teacher_counts = _TEACHER_COUNTS if len(distances) else 0.0
     total = counts + teacher_counts
     pooled = np.concatenate([errors, distances])
     is_target = np.arange(len(pooled))[:, None] < len(errors)
     offsets = np.empty((n_steps, len(levels)))
-    for head in range(n_heads):
-        values = pooled[..., head]
+    for own in range(n_own):
+        values = pooled[..., own]
         known = np.isfinite(values)
         n_target = np.maximum((known & is_target).sum(axis=0), 1)
         n_teacher = np.maximum((known & ~is_target).sum(axis=0), 1)
         weights = known * np.where(is_target, counts / n_target, teacher_counts / n_teacher)
-        wanted = levels if n_heads == 1 else (levels[head],)
-        made = _weighted_quantiles(values, weights, wanted, widths[:, head])
-        offsets[:, slice(None) if n_heads == 1 else slice(head, head + 1)] = made
+        wanted = levels if n_own == 1 else (levels[own],)
+        made = _weighted_quantiles(values, weights, wanted, widths[:, own])
+        offsets[:, slice(None) if n_own == 1 else slice(own, own + 1)] = made
     median = levels.index(0.5)
     centre = offsets[:, median].copy()
-    around = widths + offsets - centre[:, None] if n_heads > 1 else offsets - centre[:, None]
+    around = widths + offsets - centre[:, None] if n_own > 1 else offsets - centre[:, None]
     wider = (_widening(total, levels) - 1.0) * around
     kept = (counts / (counts + _CENTRE_COUNTS)) * centre
     return offsets - centre[:, None] + kept[:, None] + wider

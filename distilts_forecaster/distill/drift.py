@@ -1,4 +1,4 @@
-"""How far a student has moved from its teacher, and both from the truth, since it was fitted."""
+"""How far a student is from its teacher, and both from the targets, since it was fitted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distilts_forecaster.distill.accumulate import teacher_labels
-from distilts_forecaster.distill.pipeline import TrainingSummary
-from distilts_forecaster.distill.plan import Settings, resolve_teacher_context
+from distilts_forecaster.distill.judge import TrainingSummary
+from distilts_forecaster.distill.label import teacher_labels
+from distilts_forecaster.distill.plan import resolve_teacher_context
 from distilts_forecaster.distill.teacher_ensemble import open_labeller
 from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.teachers.load import load_teacher
-from distilts_forecaster.windows.cutting import (
-    PreparedSeries,
-    filled_contexts,
-    target_windows,
-    usable_windows,
-    window_covariates,
-)
+from distilts_forecaster.windows.source import Chunks, WindowSource
 
 __all__ = ["DriftReport", "measure_drift"]
 
@@ -46,13 +41,13 @@ class DriftReport:
     n_windows : int
         Recent windows looked at; the teacher was asked for those that it had not labelled.
     student_error, teacher_error : float
-        From the truth. NaN for the teacher where there is none.
+        From the targets. NaN for the teacher where there is none.
     distance : float
         Of the student from its teacher.
     fitted_student_error, fitted_teacher_error : float
         On the held-out windows of ``fit``. NaN where not measured.
     student_by_step, teacher_by_step : numpy.ndarray, shape (T,)
-        From the truth, by step.
+        From the targets, by step.
     """
 
     n_windows: int
@@ -118,19 +113,19 @@ class DriftReport:
 
 def measure_drift(
     student: Forecaster,
-    series: Sequence[PreparedSeries],
+    series: Sequence[WindowSource],
     settings: Settings,
     summary: TrainingSummary,
     teacher: Any,
     cache_dir: str | os.PathLike | Literal[False] | None = None,
     n_windows: int = 100,
 ) -> DriftReport:
-    """Compare a student with its teacher and with the truth on recent windows.
+    """Compare a student with its teacher and with the targets of recent windows.
 
     Parameters
     ----------
     student : Forecaster
-    series : sequence of PreparedSeries
+    series : sequence of WindowSource
         With what has come since the student was fitted.
     settings : Settings
         That it was fitted with.
@@ -141,7 +136,7 @@ def measure_drift(
     cache_dir : path-like, False or None
         Where labels are kept.
     n_windows : int, default 100
-        Windows to look at, evenly spread over the last ten horizons of the series.
+        Windows to look at, evenly spaced over the last ten horizons of the series.
 
     Returns
     -------
@@ -150,15 +145,15 @@ def measure_drift(
     Raises
     ------
     ValueError
-        If no window has a context and some truth.
+        If no window has a context and some of its target.
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
-    shift = student.output_chunk_shift
-    chosen = _recent_windows(series, length, steps, shift, n_windows)
-    settings = replace(settings, input_chunk_length=length, output_chunk_length=steps)
+    chunks = Chunks(length, steps, student.output_chunk_shift)
+    chosen = _recent_windows(series, chunks, n_windows)
+    settings = replace(settings, chunks=chunks)
     with ExitStack() as stack:
         labeller = None
-        if settings.distillation_weight != 0:
+        if settings.has_teacher:
             loaded = load_teacher(teacher)
             labeller = stack.enter_context(open_labeller(loaded, settings, cache_dir))
             if not loaded.info.takes_missing:
@@ -174,34 +169,34 @@ def measure_drift(
 
 def _compare(
     student: Forecaster,
-    chosen: Sequence[tuple[PreparedSeries, np.ndarray]],
+    chosen: Sequence[tuple[WindowSource, np.ndarray]],
     settings: Settings,
     summary: TrainingSummary,
     labeller: Labeller | None,
 ) -> DriftReport:
     """Measure errors and distances on some windows."""
-    length, steps = student.input_chunk_length, student.output_chunk_length
-    shift = student.output_chunk_shift
+    chunks = settings.chunks
+    steps = chunks.output_chunk_length
+    median = settings.central_levels.index(0.5)
     errors = {name: np.zeros(steps) for name in ("student", "teacher", "distance")}
     n_known, n_all = np.zeros(steps), 0
     for one, origins in chosen:
         if not len(origins):
             continue
-        contexts, unknown = filled_contexts(one, origins, length)
-        known = window_covariates(one, origins, length, steps, shift)
+        contexts, unknown = one.filled_contexts(origins, chunks.input_chunk_length)
+        known = one.window_covariates(origins, chunks)
         made = student.central_forecast(contexts.astype(np.float64), known)
-        made = made[..., settings.head_levels.index(0.5) if made.shape[-1] > 1 else 0]
-        truth = target_windows(one.values, origins, steps, shift).astype(np.float64)
-        if unknown is not None:
-            truth[np.repeat(unknown[:, None], steps, axis=1)] = np.nan
-        n_known += np.isfinite(truth).sum(axis=(0, 2))
-        n_all += len(origins) * truth.shape[2]
-        errors["student"] += np.nansum((made - truth) ** 2, axis=(0, 2))
+        made = made[..., median if made.shape[-1] > 1 else 0]
+        targets = one.known_targets(origins, steps, chunks.output_chunk_shift, unknown)
+        targets = targets.astype(np.float64)
+        n_known += np.isfinite(targets).sum(axis=(0, 2))
+        n_all += len(origins) * targets.shape[2]
+        errors["student"] += np.nansum((made - targets) ** 2, axis=(0, 2))
         if labeller is not None:
             labels = teacher_labels(one, origins, settings, labeller)[..., labeller.median]
-            errors["teacher"] += np.nansum((labels - truth) ** 2, axis=(0, 2))
+            errors["teacher"] += np.nansum((labels - targets) ** 2, axis=(0, 2))
             errors["distance"] += ((labels - made) ** 2).sum(axis=(0, 2))
-    compared = summary.validation_horizon or steps
+    compared = summary.errors.horizon or steps
     by_step = {name: errors[name] / np.maximum(n_known, 1) for name in ("student", "teacher")}
     total = max(n_known[:compared].sum(), 1)
     # Without a teacher nothing was added up.
@@ -211,22 +206,23 @@ def _compare(
         student_error=float(errors["student"][:compared].sum() / total),
         teacher_error=unknown_teacher * float(errors["teacher"][:compared].sum() / total),
         distance=unknown_teacher * float(errors["distance"][:compared].sum() / (n_all * compared)),
-        fitted_student_error=_or_nan(summary.validation_error),
-        fitted_teacher_error=_or_nan(summary.teacher_validation_error),
+        fitted_student_error=_or_nan(summary.errors.student),
+        fitted_teacher_error=_or_nan(summary.errors.teacher),
         student_by_step=by_step["student"],
         teacher_by_step=unknown_teacher * by_step["teacher"],
     )
 
 
 def _recent_windows(
-    series: Sequence[PreparedSeries], length: int, steps: int, shift: int, n_windows: int
-) -> list[tuple[PreparedSeries, np.ndarray]]:
-    """Return the origins of recent windows, evenly spread, as many of each series."""
+    series: Sequence[WindowSource], chunks: Chunks, n_windows: int
+) -> list[tuple[WindowSource, np.ndarray]]:
+    """Return the origins of recent windows, evenly spaced, as many of each series."""
     each = max(1, n_windows // len(series))
     chosen = []
     for one in series:
-        origins = np.flatnonzero(usable_windows(one, length, shift + steps, shift))
-        origins = origins[-_RECENT_HORIZONS * steps :]
+        shape = (chunks.input_chunk_length, chunks.target_stop, chunks.output_chunk_shift)
+        origins = np.flatnonzero(one.usable(*shape))
+        origins = origins[-_RECENT_HORIZONS * chunks.output_chunk_length :]
         if len(origins) > each:
             origins = origins[np.linspace(0, len(origins) - 1, each).astype(int)]
         chosen.append((one, origins))

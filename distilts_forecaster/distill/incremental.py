@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.windows.cutting import PreparedSeries, prepare_series
+from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 
 __all__ = ["BLOCK", "WarmStart"]
 

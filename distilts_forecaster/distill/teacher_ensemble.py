@@ -9,13 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from distilts_forecaster.distill.plan import (
-    SeriesPlan,
-    Settings,
-    teacher_contexts,
-    teacher_covariates,
-)
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.distill.label import teacher_contexts, teacher_covariates
+from distilts_forecaster.distill.plan import Plan
+from distilts_forecaster.runtime.covariates import Covariates
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.teachers.base import Teacher
 from distilts_forecaster.teachers.ensemble import (
     BY_HORIZON,
@@ -23,12 +20,13 @@ from distilts_forecaster.teachers.ensemble import (
     average,
     weights_by_horizon,
 )
-from distilts_forecaster.teachers.labels import Labeller, LabelStore, open_store
-from distilts_forecaster.windows.cutting import iterate_chunks, target_windows
+from distilts_forecaster.teachers.labels import Labeller, Progress, ignore
+from distilts_forecaster.teachers.stores import LabelStore, open_store
+from distilts_forecaster.windows.cutting import iterate_chunks
 
 __all__ = ["EnsembleLabeller", "open_labeller"]
 
-#: Windows that weights are chosen on, evenly spread: more would not change them.
+#: Windows that weights are chosen on, evenly spaced: more would not change them.
 _MOST_WINDOWS = 2000
 
 
@@ -43,7 +41,7 @@ def open_labeller(
     teacher : Teacher
     settings : Settings
     cache_dir : path-like, False or None
-        See :func:`~distilts_forecaster.teachers.labels.cache_folder`.
+        See :func:`~distilts_forecaster.teachers.stores.cache_folder`.
 
     Yields
     ------
@@ -55,7 +53,10 @@ def open_labeller(
             stack.enter_context(closing(open_store(cache_dir, one.info.revision is not None)))
             for one in members
         ]
-        request = (settings.target_stop, settings.label_levels(teacher.info))
+        request = (
+            settings.chunks.target_stop,
+            settings.label_levels(teacher.info.quantile_levels),
+        )
         if isinstance(teacher, EnsembleTeacher):
             yield EnsembleLabeller(teacher, stores, *request)
         else:
@@ -95,7 +96,12 @@ class EnsembleLabeller(Labeller):
         self.identity = repr([member.identity for member in self.members])
         self._weighed = 0
 
-    def label(self, contexts: np.ndarray, covariates: Covariates | None = None) -> np.ndarray:
+    def label(
+        self,
+        contexts: np.ndarray,
+        covariates: Covariates | None = None,
+        progress: Progress = ignore,
+    ) -> np.ndarray:
         """Return the average of the members' forecasts, made now or before.
 
         Parameters
@@ -103,6 +109,8 @@ class EnsembleLabeller(Labeller):
         contexts : numpy.ndarray of float32, shape (N, L, C)
         covariates : Covariates, optional
             For the members that take them.
+        progress : callable, optional
+            Called with the number of windows that the last member has forecast.
 
         Returns
         -------
@@ -113,17 +121,25 @@ class EnsembleLabeller(Labeller):
         ValueError
             If a member's forecast has the wrong shape or is not finite.
         """
-        # A window is done when the last member has forecast it.
-        self.members[-1].on_progress = self.on_progress
-        answers = [member.label(contexts, covariates) for member in self.members]
+        answers = self._answers(contexts, covariates, progress)
         made = average(answers, self.step_weights)
         self.n_labelled = sum(member.n_labelled for member in self.members)
-        # Those that weights were chosen on are found again, which is no merit of the cache.
+        # Labels that weights were chosen on are found again: they were made in this fit.
         self.n_from_cache = max(0, sum(m.n_from_cache for m in self.members) - self._weighed)
         self.seconds = sum(member.seconds for member in self.members)
         return made
 
-    def choose_weights(self, plans: Sequence[SeriesPlan], settings: Settings, horizon: int) -> None:
+    def _answers(
+        self, contexts: np.ndarray, covariates: Covariates | None, progress: Progress
+    ) -> list[np.ndarray]:
+        """Return the forecasts of each member. A window is done when the last one has it."""
+        last = self.members[-1]
+        return [
+            member.label(contexts, covariates, progress if member is last else ignore)
+            for member in self.members
+        ]
+
+    def choose_weights(self, plan: Plan, progress: Progress = ignore) -> None:
         """Choose the weights of each step by the members' errors, if they are to be chosen.
 
         Errors count in units of each series' standard deviation, on windows that are not held
@@ -131,34 +147,36 @@ class EnsembleLabeller(Labeller):
 
         Parameters
         ----------
-        plans : sequence of SeriesPlan
-        settings : Settings
-        horizon : int
-            Steps held out, 0 if nothing is. Later steps get the weights of the last of them:
-            their truth may be among what is held out.
+        plan : Plan
+            Steps beyond those that it holds out get the weights of the last of them: their
+            targets may be among what is held out.
+        progress : callable, optional
         """
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return
-        shift, steps = settings.output_chunk_shift, horizon or settings.output_chunk_length
-        usable = [plan.trial_target & plan.trial_labelled for plan in plans]
+        shift = plan.settings.output_chunk_shift
+        held_out = plan.horizon if plan.holds_out_ends else 0
+        steps = held_out or plan.settings.output_chunk_length
+        usable = [one.trial_target & one.trial_labelled for one in plan.sources]
         every = max(1, -(-sum(int(mask.sum()) for mask in usable) // _MOST_WINDOWS))
-        self.members[-1].on_progress = self.on_progress
         products = np.zeros((steps, len(self.members), len(self.members)))
         count = 0
-        for plan, mask in zip(plans, usable, strict=True):
-            series = plan.series
-            for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1]):
-                contexts = teacher_contexts(series, origins, settings, self.teacher.info)
-                known = teacher_covariates(series, origins, settings, self.teacher.info)
-                truth = target_windows(series.raw, origins, steps, shift)
+        for one, mask in zip(plan.sources, usable, strict=True):
+            source = one.source
+            for origins in iterate_chunks(np.flatnonzero(mask)[::every], source.n_components):
+                info = self.teacher.info
+                contexts = teacher_contexts(source, origins, plan.settings, info)
+                known = teacher_covariates(source, origins, plan.settings, info)
+                targets = source.targets(origins, steps, shift)
                 window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        (m.label(contexts, known)[:, window, :, self.median] - truth) / series.std
-                        for m in self.members
+                        source.to_standardised(made[:, window, :, self.median, None])[..., 0]
+                        - targets
+                        for made in self._answers(contexts, known, progress)
                     ]
                 )
-                errors = np.nan_to_num(errors)  # where the truth is missing
+                errors = np.nan_to_num(errors)  # where the target is missing
                 products += np.einsum("kntc,jntc->tkj", errors, errors)
                 count += len(origins)
         if count:

@@ -18,9 +18,14 @@ from darts.utils.serialization import add_safe_globals
 from distilts_forecaster.distill.drift import DriftReport, measure_drift
 from distilts_forecaster.distill.incremental import WarmStart
 from distilts_forecaster.distill.pipeline import fit_student
-from distilts_forecaster.distill.plan import shortened
 from distilts_forecaster.facades.darts_backtest import backtest
-from distilts_forecaster.facades.darts_contract import Declarations, copy_parameters
+from distilts_forecaster.facades.darts_checks import (
+    check_components,
+    check_context,
+    check_series,
+    origin_weights,
+)
+from distilts_forecaster.facades.darts_contract import DartsContract, copy_parameters
 from distilts_forecaster.facades.darts_covariates import (
     add_covariates,
     check_same_covariates,
@@ -29,40 +34,40 @@ from distilts_forecaster.facades.darts_covariates import (
 )
 from distilts_forecaster.facades.darts_saving import SAVED, PortableModel
 from distilts_forecaster.facades.darts_series import like, times_after
-from distilts_forecaster.students.objective import HorizonWeights
-from distilts_forecaster.students.settings import Network
-from distilts_forecaster.teachers.load import as_specification
-from distilts_forecaster.validation import (
+from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.settings import (
+    FEWEST_POINTS,
+    Settings,
     check_cache_dir,
-    check_components,
-    check_context,
-    check_integer,
-    check_series,
     check_takes_covariates,
+    fit_lengths,
     make_settings,
-    warn_of_levels,
 )
-from distilts_forecaster.windows.cutting import prepare_series
+from distilts_forecaster.students.objective import HorizonWeights
+from distilts_forecaster.teachers.load import as_specification
+from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 
 __all__ = ["DistilledForecaster"]
 
 
-class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
+class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     """A tiny forecaster that has learned from a time-series foundation model.
 
     ``fit`` asks the teacher for forecasts on windows of the user's own series and
-    fits the student to the truth and to those forecasts (DistilTS, Li et al., ICASSP
+    fits the student to the series and to those forecasts (DistilTS, Li et al., ICASSP
     2026, arXiv 2601.12785). ``predict`` runs the student alone: one matrix product, or a
     small network.
 
     Parameters
     ----------
-    input_chunk_length : int, default 512
-        Steps of context the student looks at, L. Where series hold fewer windows than that, or
-        half of them none, half of what the median series has.
-    output_chunk_length : int, default 96
-        Steps forecast at once, T. Longer forecasts feed the first ones back. Of such short series
-        at most as many as they have; without a teacher, or with covariates, a third.
+    input_chunk_length : int, optional
+        Steps of context the student looks at, L. Without one ``fit`` takes 512, or half the
+        length of the median series where the series have fewer than 512 windows together, or the
+        median series has none; see :func:`~distilts_forecaster.settings.fit_lengths`.
+    output_chunk_length : int, optional
+        Steps forecast at once, T. Longer forecasts feed the first ones back. Without one ``fit``
+        takes 96, or fewer where the median series is shorter than that (than three times that
+        without a teacher, or with covariates).
     output_chunk_shift : int, default 0
         Steps between the end of the context and the first forecast step.
     teacher : str, path-like, Darts model, callable or Teacher, default "bundled"
@@ -75,7 +80,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         settings: ``Linear(...)``, ``DLinear(...)``, ``MLP(...)``, ``ITransformer(...)``. Or
         your own module, see :class:`~distilts_forecaster.students.Network`.
     distillation_weight : float or "auto", default "auto"
-        alpha, the weight of the teacher against the truth. 0 is no teacher. "auto"
+        alpha, the weight of the teacher's forecasts against the targets. 0 is no teacher. "auto"
         chooses on held-out windows.
     horizon_weights : float, str, sequence of float or callable, default 1.0
         How much the teacher counts at each step. A number is the paper's tau
@@ -95,18 +100,20 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         Numbers kept of each hidden state of the teacher; longer ones are projected at random.
     quantiles : sequence of float, optional
         Levels to forecast, 0.5 among them. By default a point forecast. ``"mlp"`` and
-        ``"itransformer"`` learn the teacher's quantiles and the truth's; around the forecast of
-        the others are put the quantiles of held-out errors and of the teacher, by step. Levels
-        beyond those that the teacher knows are extrapolated as a normal distribution's.
+        ``"itransformer"`` learn quantiles from the teacher's quantiles and from the targets. The
+        other students forecast one value; the quantiles of its held-out errors and of the
+        teacher are put around it, by step. Levels outside of the teacher's range are
+        extrapolated as those of a normal distribution.
     calibrate : bool, default True
-        Whether quantiles are calibrated on held-out truth, which repairs a teacher that is too
-        sure of itself, or not sure enough.
+        Whether quantiles are calibrated on held-out targets, which repairs a teacher whose
+        intervals are too narrow or too wide.
     nonnegative : bool, default False
-        Whether forecasts below zero become zero: for counts, and what else cannot be negative.
+        Whether forecasts below zero become zero: for counts and other values that cannot be
+        negative.
     augmentation : float, default 0.0
         Share of the labelled windows that is made up: mixtures of the series' own windows, with
-        noise and a changing amplitude, which the teacher labels too. For series of which there
-        are few windows, and a teacher that is much better than the student. Without covariates.
+        noise and a changing amplitude, which the teacher labels too. For series with few windows,
+        and a teacher that is much better than the student. Without covariates.
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
@@ -117,9 +124,8 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         and ties them to where the series starts: for a slow teacher and a rolling
         ``train_length``, ``input_chunk_length`` finds most of them in the cache.
     cache_dir : path-like or False, optional
-        Where the teacher's forecasts and hidden states are kept, and a training after each
-        epoch until it is done (an interrupted ``fit`` goes on there). By default the
-        platform's cache directory; False keeps them in this process.
+        Where the teacher's forecasts and hidden states are kept: an interrupted ``fit`` finds
+        them there. By default the platform's cache directory; False keeps them in this process.
     add_encoders : dict, optional
         Covariates that Darts makes of the time index; see
         :class:`darts.dataprocessing.encoders.SequentialEncoder`.
@@ -135,8 +141,8 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
     student_ : LinearForecaster, NetworkForecaster or ModuleForecaster
         The fitted student.
     training_summary_ : TrainingSummary
-        Windows seen and labelled, labels found in the cache, chosen settings,
-        validation errors, each term of the loss by epoch, seconds.
+        ``windows`` seen and labelled, ``chosen`` settings, ``errors`` on held-out windows, each
+        term of the loss by epoch, seconds.
 
     Raises
     ------
@@ -156,8 +162,8 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
 
     def __init__(
         self,
-        input_chunk_length: int = 512,
-        output_chunk_length: int = 96,
+        input_chunk_length: int | None = None,
+        output_chunk_length: int | None = None,
         output_chunk_shift: int = 0,
         teacher: Any = "bundled",
         student: Any = "linear",
@@ -212,7 +218,9 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
 
     def untrained_model(self) -> DistilledForecaster:
         """Return a new model with the same parameters and the same teacher."""
-        return type(self)(**copy_parameters(self.model_params))
+        untrained = type(self)(**copy_parameters(self.model_params))
+        untrained._refitted = True
+        return untrained
 
     def fit(
         self,
@@ -222,6 +230,8 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         val_series: TimeSeriesLike | None = None,
         val_past_covariates: TimeSeriesLike | None = None,
         val_future_covariates: TimeSeriesLike | None = None,
+        sample_weight: TimeSeriesLike | str | None = None,
+        val_sample_weight: TimeSeriesLike | str | None = None,
         verbose: bool | None = None,
         warm_start: bool = False,
     ) -> DistilledForecaster:
@@ -231,24 +241,30 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         ----------
         series : TimeSeries or sequence of TimeSeries
             At least twenty points are sensible, four are needed. NaN means missing: gaps of a
-            context are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`), a missing
-            truth counts in no loss; windows with less than a quarter of their context, or no
-            truth, are left out. Numeric static covariates that differ are used.
+            context are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`), a
+            missing target counts in no loss. Windows with less than a quarter of their context,
+            or nothing of their target, are left out. Numeric static covariates that differ are
+            used.
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
             One for each series, over all of its steps. Gaps are filled, those of past
             covariates by the value before. A teacher that takes covariates sees them too.
         val_series : TimeSeries or sequence of TimeSeries, optional
-            To choose "auto" settings and the number of epochs on. By default the last fifth
-            of the windows.
+            To choose "auto" settings and the number of epochs on: a context, and some steps that
+            follow. By default the last fifth of the windows.
         val_past_covariates, val_future_covariates : TimeSeries or sequence, optional
             The covariates of ``val_series``.
+        sample_weight : TimeSeries, sequence of TimeSeries, "linear" or "exponential", optional
+            How much each step counts as a target, as for Darts' other models. A window counts by
+            the mean weight of its target. The teacher's forecasts are not weighted.
+        val_sample_weight : TimeSeries, sequence of TimeSeries or str, optional
+            No effect: all steps of ``val_series`` count alike. Backtests of Darts pass it.
         verbose : bool, optional
             Overrides the model's own ``verbose``.
         warm_start : bool, default False
             For a linear student that is fitted again and again as its series grow: keep the sums
-            over all windows, and those of the last fit that was warm; only new windows are
+            over all windows, and use those of the last fit that was warm; only new windows are
             labelled and summed. Series are scaled as in the first of these fits, which changes
-            the student by next to nothing. Sums take two megabytes or so for 4,096 windows.
+            the student by next to nothing. Sums take about two megabytes for 4,096 windows.
 
         Returns
         -------
@@ -258,25 +274,13 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         Raises
         ------
         TypeError, ValueError
-            If the series cannot be fitted, before the teacher is asked.
+            If the series cannot be fitted, before the teacher is asked: one is shorter than four
+            points, none is as long as a window of the given lengths, and so on.
         ImportError
             If the teacher needs an extra that is not installed.
         """
-        settings = self._settings
         if past_covariates is not None or future_covariates is not None:
-            check_takes_covariates(settings.student, "covariates")
-        values = check_series("series", series, min_length=settings.output_chunk_shift + 4)
-        given = (past_covariates, future_covariates, self.model_params["add_encoders"])
-        has_covariates = any(c is not None for c in given)
-        settings = shortened(settings, [len(array) for array in values], has_covariates)
-        encoders = self._encoders_for(settings)
-        if encoders.encoding_available:
-            past_covariates, future_covariates = encoders.encode_train(
-                target=series, past_covariates=past_covariates, future_covariates=future_covariates
-            )
-        names = [] if isinstance(settings.student, Network) else static_names(series)
-        warm = (self._warm or WarmStart()) if warm_start else None
-        held_out = None
+            check_takes_covariates(self._settings.student, "covariates")
         if val_series is None and (
             val_past_covariates is not None or val_future_covariates is not None
         ):
@@ -284,51 +288,44 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
                 "val_past_covariates and val_future_covariates are the covariates of val_series, "
                 "which is None. Pass it too, or leave them out."
             )
+        shortest = self._settings.output_chunk_shift + FEWEST_POINTS
+        if all(self._settings.given):
+            shortest = min(shortest, self._settings.chunks.length)
+        values = check_series("series", series, shortest)
+        given = (past_covariates, future_covariates, self.model_params["add_encoders"])
+        has_covariates = any(c is not None for c in given)
+        lengths = [len(array) for array in values]
+        settings = fit_lengths(self._settings, lengths, has_covariates)
+        encoders = self._encoders_for(settings)
+        names = static_names(series) if settings.student.takes_covariates else []
+        warm = (self._warm or WarmStart()) if warm_start else None
+        held_out = None
         if val_series is not None:
-            needed = settings.input_chunk_length + settings.target_stop
-            checked = check_series(
-                "val_series", val_series, min_length=needed, n_components=values[0].shape[1]
-            )
-            if encoders.encoding_available:
-                val_past_covariates, val_future_covariates = encoders.encode_train(
-                    target=val_series,
-                    past_covariates=val_past_covariates,
-                    future_covariates=val_future_covariates,
-                )
-            held_out = add_covariates(
-                val_series,
-                [prepare_series(v) for v in checked],
-                {"val_past_covariates": val_past_covariates},
-                {"val_future_covariates": val_future_covariates},
-                names,
-                settings.target_stop,
-            )
-        prepared = add_covariates(
-            series,
-            [prepare_series(v) for v in values] if warm is None else warm.prepare(values),
-            {"past_covariates": past_covariates},
-            {"future_covariates": future_covariates},
-            names,
-            settings.target_stop,
+            shortest = settings.input_chunk_length + settings.output_chunk_shift + 1
+            checked = check_series("val_series", val_series, shortest, values[0].shape[1])
+            held_out, *_ = _with_covariates(
+                settings, encoders, names, val_series, [prepare_series(v) for v in checked],
+                val_past_covariates, val_future_covariates, "val_",
+            )  # fmt: skip
+        prepared = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
+        weights = origin_weights(sample_weight, series, settings.chunks)
+        prepared = [replace(p, weight=w) for p, w in zip(prepared, weights, strict=True)]
+        prepared, past_covariates, future_covariates = _with_covariates(
+            settings, encoders, names, series, prepared, past_covariates, future_covariates
         )
         if held_out is not None:
             check_same_covariates(prepared[0], held_out[0])
-        warn_of_levels(prepared)
-        if verbose is None:
-            verbose = self.model_params["verbose"]
         result = fit_student(
             prepared,
             settings,
             self.model_params["teacher"],
             self.model_params["cache_dir"],
             held_out,
-            verbose,
+            self.model_params["verbose"] if verbose is None else verbose,
             warm,
         )
-        self._warm = warm
+        self._warm, self._static_names, self.encoders = warm, names, encoders
         self._forget_covariates()
-        self.encoders = encoders
-        self._static_names = names
         self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
@@ -456,7 +453,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         future_covariates: TimeSeriesLike | None = None,
         n_windows: int = 100,
     ) -> DriftReport:
-        """Compare the student with its teacher and with the truth on recent windows.
+        """Compare the student with its teacher and with the targets of recent windows.
 
         Says when to fit again. The teacher labels at most ``n_windows``, most of which the next
         ``fit`` then finds in the cache.
@@ -468,7 +465,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
             As in ``fit``.
         n_windows : int, default 100
-            Windows to look at, evenly spread over the last ten horizons.
+            Windows to look at, evenly spaced over the last ten horizons.
 
         Returns
         -------
@@ -486,20 +483,17 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         values = check_series("series", series, 1, n_components=self._n_components)
         # In units of what the series varied by in fit: a jump must not hide in its own variance.
         scales = self._scales if len(self._scales) == len(values) else [None] * len(values)
-        if self.encoders.encoding_available:
-            past_covariates, future_covariates = self.encoders.encode_train(
-                target=series, past_covariates=past_covariates, future_covariates=future_covariates
-            )
-        prepared = add_covariates(
+        prepared, *_ = _with_covariates(
+            self._settings,
+            self.encoders,
+            self._static_names,
             series,
             [
                 replace(prepare_series(v, scale), period=self.student_.period)
                 for v, scale in zip(values, scales, strict=True)
             ],
-            {"past_covariates": past_covariates},
-            {"future_covariates": future_covariates},
-            self._static_names,
-            self._settings.target_stop,
+            past_covariates,
+            future_covariates,
         )
         return measure_drift(
             self.student_,
@@ -523,7 +517,7 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
         """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
         student = self.student_
         if parameters:
-            levels = self._settings.quantile_levels
+            levels = self._settings.quantiles.levels
             made = student.predict_quantiles(contexts, n, levels, **covariates)
             return made.reshape(*made.shape[:2], -1, 1)
         if num_samples > 1:
@@ -589,6 +583,32 @@ class DistilledForecaster(PortableModel, Declarations, GlobalForecastingModel):
             overlap_end=overlap_end,
             show_warnings=show_warnings,
         )
+
+
+def _with_covariates(
+    settings: Settings,
+    encoders: Any,
+    static: Sequence[str],
+    series: TimeSeriesLike,
+    prepared: Sequence[PreparedSeries],
+    past: TimeSeriesLike | None,
+    future: TimeSeriesLike | None,
+    prefix: str = "",
+) -> tuple[list[PreparedSeries], TimeSeriesLike | None, TimeSeriesLike | None]:
+    """Return series with their covariates, those of encoders among them."""
+    if encoders.encoding_available:
+        past, future = encoders.encode_train(
+            target=series, past_covariates=past, future_covariates=future
+        )
+    made = add_covariates(
+        series,
+        list(prepared),
+        {f"{prefix}past_covariates": past},
+        {f"{prefix}future_covariates": future},
+        static,
+        settings.chunks.target_stop,
+    )
+    return made, past, future
 
 
 # Darts loads models with a restricted unpickler since 0.48.

@@ -8,18 +8,25 @@ from typing import Any, Self
 from darts import TimeSeries
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
-from distilts_forecaster.distill.plan import Settings
-from distilts_forecaster.students.settings import Network
+from distilts_forecaster.settings import FEWEST_POINTS, Settings
 
-__all__ = ["Declarations", "copy_parameters"]
+__all__ = ["DartsContract", "copy_parameters"]
 
 
-class Declarations:
-    """Mixin of the Darts facade: lengths, lags, and what it supports."""
+class DartsContract:
+    """Mixin of the Darts facade: lengths, lags, and what it supports.
+
+    Lengths that the user gave never change. Where they were left open, an unfitted model tells
+    Darts the smallest lags, since any history of four points can be fitted; a fitted one those
+    of its student. A model that a backtest makes to fit it again and again (``untrained_model``)
+    tells the smallest lags throughout: otherwise the forecasts of one series would start later
+    because another series was fitted before it.
+    """
 
     _settings: Settings
     _static_names: list[str]
     _lengths: tuple[int, int] | None
+    _refitted: bool = False
     model_params: Any
     uses_past_covariates: bool
     uses_future_covariates: bool
@@ -34,18 +41,25 @@ class Declarations:
 
     @property
     def input_chunk_length(self) -> int:
-        """Steps of context the student looks at: after ``fit``, as many as its series allowed."""
+        """Steps of context the student looks at; 512 before ``fit`` where none was given."""
         return self._lengths[0] if self._lengths else self._settings.input_chunk_length
 
     @property
     def output_chunk_length(self) -> int:
-        """Steps forecast at once: after ``fit``, as many as its series allowed."""
+        """Steps forecast at once; 96 before ``fit`` where none was given."""
         return self._lengths[1] if self._lengths else self._settings.output_chunk_length
 
     @property
-    def _target_stop(self) -> int:
-        """Steps from the end of the context to the end of the target."""
-        return self.output_chunk_shift + self.output_chunk_length
+    def _told_lengths(self) -> tuple[int, int]:
+        """Return the lengths that Darts is told: the smallest ones where they are left open."""
+        if self._lengths and not self._refitted:
+            return self._lengths
+        given, settings = self._settings.given, self._settings
+        least = FEWEST_POINTS - 1
+        return (
+            settings.input_chunk_length if given[0] else least,
+            settings.output_chunk_length if given[1] else 1,
+        )
 
     @property
     def output_chunk_shift(self) -> int:
@@ -60,17 +74,17 @@ class Declarations:
     @property
     def supports_past_covariates(self) -> bool:
         """All students but the user's own modules take them."""
-        return not isinstance(self._settings.student, Network)
+        return self._settings.student.takes_covariates
 
     @property
     def supports_future_covariates(self) -> bool:
         """All students but the user's own modules take them."""
-        return not isinstance(self._settings.student, Network)
+        return self._settings.student.takes_covariates
 
     @property
     def supports_static_covariates(self) -> bool:
         """All students but the user's own modules take them."""
-        return not isinstance(self._settings.student, Network)
+        return self._settings.student.takes_covariates
 
     @property
     def considers_static_covariates(self) -> bool:
@@ -80,20 +94,20 @@ class Declarations:
     @property
     def supports_probabilistic_prediction(self) -> bool:
         """Whether quantiles were asked for."""
-        return self._settings.probabilistic
+        return self._settings.quantiles.wanted
 
     @property
     def likelihood(self) -> Likelihood | None:
         """The quantiles, as Darts describes them."""
-        if not self._settings.probabilistic:
+        if not self._settings.quantiles.wanted:
             return None
-        names = quantile_names(list(self._settings.quantile_levels))
+        names = quantile_names(list(self._settings.quantiles.levels))
         return Likelihood(LikelihoodType.Quantile, names)
 
     @property
     def supports_sample_weight(self) -> bool:
-        """Windows cannot be weighted."""
-        return False
+        """The targets of windows can be weighted."""
+        return True
 
     @property
     def _supports_val_series(self) -> bool:
@@ -106,16 +120,28 @@ class Declarations:
         return 1
 
     @property
+    def min_train_series_length(self) -> int:
+        """Points that the shortest series must have: those of a window of the given lengths."""
+        length, steps = self._told_lengths
+        return max(length + steps + self.output_chunk_shift, 2)
+
+    @property
     def _target_window_lengths(self) -> tuple[int, int]:
-        """Context, and steps up to the end of the target."""
-        return self.input_chunk_length, self._target_stop
+        """Steps of context that a validation series should begin with, and those that follow.
+
+        Where the length is left open, as many as a student may look at, not as many as the last
+        one did: the next one of a backtest may look at more.
+        """
+        steps = self._told_lengths[1]
+        return self._settings.input_chunk_length, self.output_chunk_shift + steps
 
     @property
     def extreme_lags(
         self,
     ) -> tuple[int | None, int | None, int | None, int | None, int | None, int | None, int]:
         """First and last lag of target, past and future covariates, and the shift."""
-        first, last = -self.input_chunk_length, self._target_stop - 1
+        length, steps = self._told_lengths
+        first, last = -length, self.output_chunk_shift + steps - 1
         # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
         past = (first, -1) if self.supports_past_covariates else (None, None)
         future = (first, last) if self.supports_future_covariates else (None, None)
@@ -127,7 +153,7 @@ class Declarations:
     ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
         """What encoders make covariates for."""
         takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
-        stop = self._target_stop
+        stop = self.output_chunk_shift + self.output_chunk_length
         return self.input_chunk_length, stop, takes_past, takes_future, None, None
 
     def _encoders_for(self, settings: Settings) -> Any:
@@ -175,7 +201,7 @@ class Declarations:
 
         Returns
         -------
-        Declarations
+        DistilledForecaster
             Itself.
 
         Raises

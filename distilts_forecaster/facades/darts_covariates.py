@@ -12,8 +12,10 @@ from darts.typing import TimeSeriesLike
 from darts.utils.utils import n_steps_between
 
 from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.covariates import KINDS, Covariates
 from distilts_forecaster.runtime.gaps import fill_covariates
-from distilts_forecaster.windows.cutting import PreparedSeries
+from distilts_forecaster.windows.cutting import window_covariates
+from distilts_forecaster.windows.source import PreparedSeries
 
 __all__ = [
     "add_covariates",
@@ -180,12 +182,12 @@ def add_covariates(
                 for c, s in zip(given, targets, strict=True)
             ]
             prepared = [
-                replace(p, past=row) if field == "past" else replace(p, future=row)
+                replace(p, covariates=replace(p.covariates, **{field: row}))
                 for p, row in zip(prepared, rows, strict=True)
             ]
     if static:
         prepared = [
-            replace(p, static=static_values(s, static))
+            replace(p, covariates=replace(p.covariates, static=static_values(s, static)))
             for p, s in zip(prepared, targets, strict=True)
         ]
     return prepared
@@ -257,9 +259,8 @@ def check_same_covariates(series: PreparedSeries, validation: PreparedSeries) ->
         Otherwise.
     """
     for kind in ("past", "future"):
-        expected, got = (
-            0 if c is None else c.shape[1] for c in (getattr(s, kind) for s in (series, validation))
-        )
+        both = (getattr(one.covariates, kind) for one in (series, validation))
+        expected, got = (0 if c is None else c.shape[1] for c in both)
         if expected != got:
             raise ValueError(
                 f"val_{kind}_covariates has {got} components, {kind}_covariates {expected}: "
@@ -300,25 +301,30 @@ def covariates_to_predict(
         If they do not fit the series, or do not reach far enough.
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
-    shift, arrays = student.output_chunk_shift, {}
-    for name, covariates, more in (
-        ("past_covariates", past, max(0, n - steps)),
-        ("future_covariates", future, shift + max(n, steps)),
-    ):
+    ahead, shift = max(n, steps), student.output_chunk_shift
+    beyond = {"past": max(0, n - steps), "future": shift + ahead}
+    known: dict[str, list[np.ndarray] | None] = {}
+    for kind, covariates in (("past", past), ("future", future)):
+        name = f"{kind}_covariates"
         given = as_list(name, covariates, len(series))
-        if given is None:
-            continue
-        rows = []
-        for one, target in zip(given, series, strict=True):
-            stop = len(target) + more
-            first = max(0, len(target) - length)
-            row = rows_of(name, one, target, first, stop, stop, name == "future_covariates")
-            # A series that is shorter than the context: its first covariates go on to the left.
-            row = np.pad(row, ((length + more - len(row), 0), (0, 0)), mode="edge")
-            if name == "future_covariates":
-                row = np.concatenate([row[:length], row[length + shift :]])
-            rows.append(row)
-        arrays[name] = np.stack(rows)
-    if static:
-        arrays["static_covariates"] = np.stack([static_values(s, static) for s in series])
-    return arrays
+        known[kind] = None if given is None else [
+            # Of a long series the end alone.
+            rows_of(
+                name, one, target, max(0, len(target) - length), len(target) + beyond[kind],
+                len(target) + beyond[kind], kind == "future",
+            )
+            for one, target in zip(given, series, strict=True)
+        ]  # fmt: skip
+    windows = []
+    for i, target in enumerate(series):
+        mine = {kind: None if rows is None else rows[i] for kind, rows in known.items()}
+        mine["static"] = static_values(target, static) if static else None
+        origin = np.array([min(len(target), length)])
+        windows.append(
+            window_covariates(Covariates(**mine), origin, length, ahead, shift, beyond["past"])
+        )
+    return {
+        f"{kind}_covariates": np.concatenate([getattr(one, kind) for one in windows])
+        for kind in KINDS
+        if windows and getattr(windows[0], kind) is not None
+    }

@@ -11,8 +11,7 @@ from typing import Any, Self
 from darts import TimeSeries
 from darts.typing import TimeSeriesLike
 
-from distilts_forecaster.distill.pipeline import TrainingSummary
-from distilts_forecaster.distill.plan import Settings
+from distilts_forecaster.distill.judge import TrainingSummary
 from distilts_forecaster.distill.student_info import with_data
 from distilts_forecaster.facades.student_io import (
     Shippable,
@@ -21,44 +20,67 @@ from distilts_forecaster.facades.student_io import (
     recall_summary,
 )
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, NetworkForecaster
+from distilts_forecaster.runtime.covariates import CovariateScales
 from distilts_forecaster.runtime.effects import Effects
-from distilts_forecaster.runtime.info import as_json
+from distilts_forecaster.runtime.info import (
+    Chosen,
+    DataFacts,
+    FitFacts,
+    StudentInfo,
+    TeacherFacts,
+    ValidationErrors,
+    WindowCounts,
+    as_json,
+)
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles
-from distilts_forecaster.students.linear import Linear
+from distilts_forecaster.settings import NOMINAL, Quantiles, Settings, Teaching
+from distilts_forecaster.students.base import Alignment, Epoch, Training
 from distilts_forecaster.students.objective import resolve_horizon_weights
 from distilts_forecaster.students.settings import (
     MLP,
     Copied,
     DLinear,
-    Epoch,
     ITransformer,
+    Linear,
     Network,
-    Training,
 )
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 from distilts_forecaster.teachers.ensemble import Ensemble
+from distilts_forecaster.windows.source import Chunks
 
 __all__ = ["SAVED", "PortableModel", "portable_parameters"]
 
 #: Classes that a saved model may name.
 SAVED = (
+    Alignment,
+    Chosen,
+    Chunks,
     Copied,
+    CovariateScales,
     DLinear,
+    DataFacts,
     Effects,
     Ensemble,
     Epoch,
+    ErrorQuantiles,
+    FitFacts,
     ITransformer,
     Linear,
     LinearForecaster,
     MLP,
     Network,
     NetworkForecaster,
+    Quantiles,
     Settings,
-    ErrorQuantiles,
+    StudentInfo,
+    TeacherFacts,
     TeacherInfo,
     TeacherReference,
+    Teaching,
     Training,
     TrainingSummary,
+    ValidationErrors,
+    WindowCounts,
 )
 
 
@@ -99,13 +121,13 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     }
     portable["teacher"] = _portable_teacher(portable["teacher"])
     if callable(portable["horizon_weights"]):
-        horizon = parameters["output_chunk_length"]
+        horizon = parameters["output_chunk_length"] or NOMINAL[1]
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
         portable["horizon_weights"] = weights.tolist()
     return portable
 
 
-#: Names of components that a student tells at most.
+#: Most names of components that a student's info holds.
 _MOST_NAMES = 100
 
 
@@ -168,8 +190,8 @@ class PortableModel(Shippable):
         array([2.5, 2.5])
         """
         student = as_student(student)
-        info: Mapping[str, Any] = student.info or {}
-        told = info.get("darts") or {}
+        info = student.info or StudentInfo()
+        told = info.darts or {}
         encoders = told.get("add_encoders") if add_encoders is None else add_encoders
         if told.get("needs_encoders") and encoders is None:
             raise ValueError(
@@ -183,7 +205,7 @@ class PortableModel(Shippable):
             )
         parameters = recall_parameters(student)
         if student.error_quantiles is not None:
-            wanted = (info.get("settings") or {}).get("quantile_levels") if told else None
+            wanted = info.settings.get("quantile_levels") if told else None
             parameters["quantiles"] = wanted or list(student.error_quantiles.levels)
         parameters["output_chunk_shift"] = student.output_chunk_shift
         model = cls(**parameters, add_encoders=encoders)  # type: ignore[call-arg]
@@ -219,7 +241,7 @@ class PortableModel(Shippable):
         every = [series] if isinstance(series, TimeSeries) else series
         covariates = [c if isinstance(c, TimeSeries) else c[0] for c in (past, future) if c]
         info = with_data(
-            student.info,
+            student.info or StudentInfo(),
             start=_first([one.start_time() for one in every]),
             end=_first([one.end_time() for one in every], last=True),
             freq=every[0].freq_str,
@@ -232,7 +254,7 @@ class PortableModel(Shippable):
             told["add_encoders"] = as_json(encoders)
         else:
             told["needs_encoders"] = True
-        return student.with_info({**info, "darts": told})
+        return student.with_info(replace(info, darts=told))
 
     def __copy__(self) -> PortableModel:
         """Copy everything, the teacher too."""
@@ -256,8 +278,9 @@ class PortableModel(Shippable):
         """
         parameters = portable_parameters(self.model_params)
         weights = parameters["horizon_weights"]
+        teaching = replace(self._settings.teaching, horizon_weights=weights)
         return self.__dict__ | {
             "_model_params": parameters,
-            "_settings": replace(self._settings, horizon_weights=weights),
+            "_settings": replace(self._settings, teaching=teaching),
             "_warm": None,
         }

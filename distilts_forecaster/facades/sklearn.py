@@ -9,15 +9,21 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from distilts_forecaster.distill.pipeline import TrainingSummary, fit_student
-from distilts_forecaster.facades.student_io import Shippable
+from distilts_forecaster.distill.judge import TrainingSummary
+from distilts_forecaster.distill.pipeline import fit_student
+from distilts_forecaster.facades.student_io import (
+    Shippable,
+    as_student,
+    recall_parameters,
+    recall_summary,
+)
 from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.settings import check_cache_dir, make_settings
 from distilts_forecaster.students.objective import HorizonWeights
 from distilts_forecaster.teachers.load import as_specification
-from distilts_forecaster.validation import check_cache_dir, make_settings, warn_of_levels
-from distilts_forecaster.windows.cutting import prepare_rows
+from distilts_forecaster.windows.source import prepare_rows
 
 __all__ = ["DistilledRegressor"]
 
@@ -26,9 +32,9 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
     """Multi-output regression on windows, with a teacher that knows time series.
 
     Each row of ``X`` is a context, oldest value first; each row of ``y`` the values that
-    followed it. ``fit`` asks the teacher for forecasts from the rows of ``X`` and fits the
-    student to them and to ``y``; ``predict`` runs the student alone. The student commutes with
-    shifts and scales of a row, so the windows need no scaling.
+    followed it, the targets. ``fit`` asks the teacher for forecasts from the rows of ``X`` and
+    fits the student to them and to ``y``; ``predict`` runs the student alone. The student
+    commutes with shifts and scales of a row, so the windows need no scaling.
 
     Parameters
     ----------
@@ -39,6 +45,7 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
     alignment : str or None, default "auto"
     alignment_weight : float, default 0.3
     alignment_dim : int, default 64
+    nonnegative : bool, default False
     label_budget : int, optional
     cache_dir : path-like or False, optional
     random_state : int, optional
@@ -57,8 +64,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    What "auto" chooses is chosen on the last fifth of the rows, without the T - 1 rows before
-    them, as rows in the order of time may share targets.
+    "auto" settings are chosen on the last fifth of the rows. The T - 1 rows before them are used
+    for neither: rows in the order of time may share targets.
 
     Examples
     --------
@@ -80,6 +87,7 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         alignment: str | None = "auto",
         alignment_weight: float = 0.3,
         alignment_dim: int = 64,
+        nonnegative: bool = False,
         label_budget: int | None = None,
         cache_dir: str | os.PathLike | Literal[False] | None = None,
         random_state: int | None = None,
@@ -92,12 +100,57 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         self.alignment = alignment
         self.alignment_weight = alignment_weight
         self.alignment_dim = alignment_dim
+        self.nonnegative = nonnegative
         self.label_budget = label_budget
         self.cache_dir = cache_dir
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> DistilledRegressor:
+    @classmethod
+    def from_student(cls, student: Forecaster | str | os.PathLike) -> DistilledRegressor:
+        """Return a fitted regressor around a student: ``predict`` needs no ``fit``.
+
+        Parameters
+        ----------
+        student : Forecaster, str or path-like
+            A student, a directory that :meth:`save_student` wrote, or a name on the hub.
+
+        Returns
+        -------
+        DistilledRegressor
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            If it is no student (see :func:`~distilts_forecaster.load_student`), or one of several
+            components or with covariates, which rows of ``X`` do not hold.
+
+        Examples
+        --------
+        >>> from distilts_forecaster import LinearForecaster
+        >>> student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32))
+        >>> DistilledRegressor.from_student(student).predict([[1.0, 2.0, 3.0, 4.0]])
+        array([[2.5, 2.5]])
+        """
+        student = as_student(student)
+        if any(student.n_covariates) or student.n_components not in (None, 1):
+            raise ValueError(
+                f"This student needs covariates {student.n_covariates} (past, future, static) or "
+                f"forecasts {student.n_components} components: rows of X hold one series each. "
+                "Use student.predict."
+            )
+        known = recall_parameters(student)
+        names = cls().get_params()
+        regressor = cls(**{name: value for name, value in known.items() if name in names})
+        regressor.student_ = _in_float64(student)
+        summary = recall_summary(student)
+        if summary is not None:
+            regressor.training_summary_ = summary
+        regressor.n_features_in_ = student.input_chunk_length
+        regressor._is_one_column = False
+        return regressor
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DistilledRegressor:
         """Distil the teacher into a student fitted to these windows.
 
         Parameters
@@ -106,6 +159,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
             Contexts, in the order of time if there is one.
         y : array-like, shape (N, T) or (N,)
             What followed. One column is a forecast of the next step.
+        sample_weight : array-like, shape (N,), optional
+            How much each row of ``y`` counts. The teacher's forecasts are not weighted.
 
         Returns
         -------
@@ -128,20 +183,21 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         settings = make_settings(
             input_chunk_length=contexts.shape[1],
             output_chunk_length=rows.shape[1],
-            output_chunk_shift=0,
             student=self.student,
             distillation_weight=self.distillation_weight,
             horizon_weights=self.horizon_weights,
             alignment=self.alignment,
             alignment_weight=self.alignment_weight,
             alignment_dim=self.alignment_dim,
-            quantiles=None,
+            nonnegative=self.nonnegative,
             label_budget=self.label_budget,
             teacher_context=contexts.shape[1],
             random_state=self.random_state,
         )
-        prepared = prepare_rows(contexts, rows)
-        warn_of_levels([prepared])
+        prepared = prepare_rows(contexts[:, :, None], rows[:, :, None])
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, contexts, ensure_non_negative=True)
+            prepared = replace(prepared, weight=weight.astype(np.float64))
         result = fit_student([prepared], settings, teacher, self.cache_dir, verbose=self.verbose)
         self.student_: Forecaster = _in_float64(result.student)
         self.training_summary_: TrainingSummary = result.summary

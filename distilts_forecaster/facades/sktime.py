@@ -13,6 +13,7 @@ import pandas as pd
 from sktime.datatypes import update_data
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 
+from distilts_forecaster.distill.drift import DriftReport, measure_drift
 from distilts_forecaster.distill.incremental import WarmStart
 from distilts_forecaster.distill.pipeline import fit_student
 from distilts_forecaster.distill.student_info import with_data
@@ -29,47 +30,50 @@ from distilts_forecaster.facades.student_io import (
     recall_summary,
 )
 from distilts_forecaster.runtime.base import Forecaster
-from distilts_forecaster.students.objective import HorizonWeights
-from distilts_forecaster.students.settings import MLP, Network, Training
-from distilts_forecaster.teachers.load import as_specification
-from distilts_forecaster.validation import (
+from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.runtime.covariates import Covariates
+from distilts_forecaster.runtime.info import StudentInfo
+from distilts_forecaster.settings import (
+    Settings,
     check_cache_dir,
     check_student,
+    fit_lengths,
     make_settings,
-    warn_of_levels,
 )
+from distilts_forecaster.students import MLP, Training
+from distilts_forecaster.students.objective import HorizonWeights
+from distilts_forecaster.teachers.load import as_specification
 from distilts_forecaster.windows.cutting import (
-    context_windows,
+    history_windows,
     iterate_chunks,
-    prepare_series,
+    window_covariates,
 )
+from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 
 __all__ = ["DistilledForecaster"]
 
-#: Lengths of context and forecast where neither the user nor the data say otherwise.
-_CONTEXT, _HORIZON = 512, 96
-
 #: What ``pretrain`` leaves for ``fit``, ``clone`` and ``predict``.
-_FITTED = ["student_", "training_summary_", "covariate_names_"]
+_FITTED = ["student_", "training_summary_", "covariate_names_", "scales_"]
 
 
 class DistilledForecaster(Shippable, BaseForecaster):
     """A tiny forecaster that has learned from a time-series foundation model.
 
-    ``fit`` asks the teacher for forecasts on windows of ``y`` and fits the student to the
-    truth and to those forecasts; ``predict`` runs the student alone. A panel or a hierarchy is
+    ``fit`` asks the teacher for forecasts on windows of ``y`` and fits the student to ``y``
+    and to those forecasts; ``predict`` runs the student alone. A panel or a hierarchy is
     fitted by one student, as a whole. ``pretrain`` on a panel fits the student, and ``fit`` on a
     series then only says what to forecast from.
 
     Parameters
     ----------
     input_chunk_length : int, optional
-        Steps of context, L. By default half of a series' length (the median, in a panel), and
-        at most 512.
+        Steps of context, L. Without one ``fit`` takes 512, or half the length of the median
+        series where the series have fewer than 512 windows together, or the median series has
+        none; see :func:`~distilts_forecaster.settings.fit_lengths`.
     output_chunk_length : int, optional
-        Steps forecast at once, T. By default as far as the ``fh`` of ``fit`` reaches, 96
-        without one, and at most a third of a series. Longer forecasts feed the first ones
-        back.
+        Steps forecast at once, T. Without one ``fit`` takes as many as the ``fh`` of ``fit``
+        reaches, or 96, or fewer where the median series is shorter than that (than three times
+        that without a teacher, or with ``X``). Longer forecasts feed the first ones back.
     teacher : str, path-like, sktime forecaster, callable or Teacher, default "bundled"
         See :class:`~distilts_forecaster.DistilledForecaster` of Darts.
     student : str, settings or torch.nn.Module, default "linear"
@@ -96,6 +100,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
         Windows, labels found in the cache, chosen settings, errors, seconds.
     covariate_names_ : list or None
         The columns of ``X`` that the student was fitted with.
+    scales_ : list of tuple
+        Mean and standard deviation of each series of ``fit``.
 
     Notes
     -----
@@ -104,8 +110,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
     and in units of the context's standard deviation. Beyond T sample paths are fed back.
 
     NaN means missing. Gaps of a context, and what is missing before a history that is shorter,
-    are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); a missing truth counts in
-    no loss. In-sample forecasts are made one step ahead, from what came before;
+    are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); a missing target counts
+    in no loss. In-sample forecasts are made one step ahead, from what came before;
     the first step of a series has nothing before it, and is forecast by itself.
 
     ``X`` is known over the horizon, its gaps are interpolated, and a teacher that takes
@@ -195,7 +201,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
 
     def __post_init__(self) -> None:
         """Say whether the student takes covariates."""
-        takes = not isinstance(check_student(self.student), Network)
+        takes = check_student(self.student).takes_covariates
         self.set_tags(**{"capability:exogenous": takes})
 
     @classmethod
@@ -242,7 +248,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
                 f"({n_past}, {n_static}, {student.output_chunk_shift}), of which sktime knows "
                 "nothing: use DistilledForecaster.from_student of Darts, or student.predict."
             )
-        told = (student.info or {}).get("sktime") or {}
+        told = (student.info or StudentInfo()).sktime or {}
         names = told.get("covariate_names") if covariate_names is None else list(covariate_names)
         if len(names or []) != n_future:
             raise ValueError(
@@ -255,6 +261,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
         if summary is not None:
             forecaster.training_summary_ = summary
         forecaster.covariate_names_ = names
+        forecaster.scales_ = []
         forecaster._pretrained_attrs = list(_FITTED)
         forecaster._state = "pretrained"
         return forecaster
@@ -311,18 +318,43 @@ class DistilledForecaster(Shippable, BaseForecaster):
         """Fit the student."""
         check_cache_dir(self.cache_dir)
         teacher = as_specification(self.teacher)
-        length, horizon = self._resolve_lengths(instances, fh)
-        settings = make_settings(
-            input_chunk_length=length,
-            output_chunk_length=horizon,
-            output_chunk_shift=0,
+        known = [one for one in instances if np.isfinite(one.values).any()]
+        if not known:
+            raise ValueError("y has no values at all: every one is missing.")
+        horizon = None if fh is None else max(1, int(np.max(steps_ahead(fh, instances[0]))))
+        lengths = [len(one.times) for one in known]
+        settings = fit_lengths(self._settings(), lengths, columns is not None, horizon)
+        values = [one.values for one in known]
+        scaled = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
+        prepared = _with_covariates(scaled, known)
+        result = fit_student(
+            prepared, settings, teacher, self.cache_dir, verbose=self.verbose, warm=warm
+        )
+        info = with_data(
+            result.student.info or StudentInfo(),
+            start=min(one.times[0] for one in known),
+            end=max(one.times[-1] for one in known),
+            covariates=None if columns is None else list(map(str, columns)),
+        )
+        plain = None if columns is None else [c if isinstance(c, int) else str(c) for c in columns]
+        info = replace(info, sktime={"covariate_names": plain})
+        self.student_ = result.student.with_info(info)
+        self.training_summary_ = result.summary
+        self.covariate_names_ = columns
+        self.scales_ = [(one.location, one.std) for one in prepared]
+        return self
+
+    def _settings(self) -> Settings:
+        """Return what to fit."""
+        return make_settings(
+            input_chunk_length=self.input_chunk_length,
+            output_chunk_length=self.output_chunk_length,
             student=self.student,
             distillation_weight=self.distillation_weight,
             horizon_weights=self.horizon_weights,
             alignment=self.alignment,
             alignment_weight=self.alignment_weight,
             alignment_dim=self.alignment_dim,
-            quantiles=None,
             label_budget=self.label_budget,
             teacher_context=self.teacher_context,
             random_state=self.random_state,
@@ -331,52 +363,58 @@ class DistilledForecaster(Shippable, BaseForecaster):
             nonnegative=self.nonnegative,
             augmentation=self.augmentation,
         )
-        known = [one for one in instances if np.isfinite(one.values).any()]
-        values = [one.values for one in known]
-        scaled = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
-        prepared = [
-            replace(series, future=one.covariates)
-            for series, one in zip(scaled, known, strict=True)
-        ]
-        if not prepared:
-            raise ValueError("y has no values at all: every one is missing.")
-        longest = max(len(one) for one in prepared)
-        if longest < length + horizon:
-            raise ValueError(
-                f"The longest series has {longest} points, at "
-                f"least {length + horizon} are needed (input_chunk_length + output_chunk_length). "
-                "Give smaller ones, or leave them out to have them chosen."
-            )
-        warn_of_levels(prepared)
-        result = fit_student(
-            prepared, settings, teacher, self.cache_dir, verbose=self.verbose, warm=warm
-        )
-        info = with_data(
-            result.student.info,
-            start=min(one.times[0] for one in known),
-            end=max(one.times[-1] for one in known),
-            covariates=None if columns is None else list(map(str, columns)),
-        )
-        plain = None if columns is None else [c if isinstance(c, int) else str(c) for c in columns]
-        told = {"covariate_names": plain}
-        self.student_ = result.student.with_info({**info, "sktime": told})
-        self.training_summary_ = result.summary
-        self.covariate_names_ = columns
-        return self
 
-    def _resolve_lengths(
-        self, instances: Sequence[Instance], fh: ForecastingHorizon | None
-    ) -> tuple[int, int]:
-        """Return input_chunk_length and output_chunk_length, as given or by the data."""
-        n_points = int(np.median([len(one.times) for one in instances]))
-        length, horizon = self.input_chunk_length, self.output_chunk_length
-        if horizon is None:
-            last = _HORIZON if fh is None else int(np.max(steps_ahead(fh, instances[0])))
-            room = n_points // 3 if not isinstance(length, int) else n_points - length
-            horizon = max(1, min(last, room))
-        if length is None:
-            length = max(1, min(_CONTEXT, n_points // 2))
-        return length, horizon
+    def drift_report(
+        self, y: Any = None, X: pd.DataFrame | None = None, n_windows: int = 100
+    ) -> DriftReport:
+        """Compare the student with its teacher and with the targets of recent windows.
+
+        Says when to fit again.
+
+        Parameters
+        ----------
+        y : pandas.Series or DataFrame, optional
+            What was fitted on, with what has come since. By default all that ``fit`` and
+            ``update`` have seen.
+        X : pandas.DataFrame, optional
+            Its covariates, if the student was fitted with some.
+        n_windows : int, default 100
+            Windows to look at, evenly spaced over the last ten horizons.
+
+        Returns
+        -------
+        DriftReport
+            ``print`` it, or look at ``should_refit``.
+
+        Raises
+        ------
+        ValueError
+            If the forecaster is not fitted, or the series are too short.
+        """
+        self.check_is_fitted()
+        check_integer("n_windows", n_windows)
+        if not hasattr(self, "training_summary_"):
+            raise ValueError("This student does not say how good it was when it was fitted.")
+        instances = self._instances
+        if y is not None:
+            frame = y.to_frame() if isinstance(y, pd.Series) else y
+            instances = take_apart(frame, X, self.covariate_names_)
+        scales: list[Any] = self.scales_
+        if len(scales) != len(instances):
+            scales = [None] * len(instances)
+        prepared = [
+            replace(prepare_series(one.values, scale), period=self.student_.period)
+            for one, scale in zip(instances, scales, strict=True)
+        ]
+        return measure_drift(
+            self.student_,
+            _with_covariates(prepared, instances),
+            self._settings(),
+            self.training_summary_,
+            as_specification(self.teacher),
+            self.cache_dir,
+            n_windows,
+        )
 
     def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None = None) -> pd.DataFrame:
         """Forecast every series, all in one call of the student."""
@@ -507,23 +545,29 @@ class DistilledForecaster(Shippable, BaseForecaster):
         return settings
 
 
+def _with_covariates(
+    series: Sequence[PreparedSeries], instances: Sequence[Instance]
+) -> list[PreparedSeries]:
+    """Return series with their covariates, which are known ahead."""
+    return [
+        replace(one, covariates=Covariates(future=instance.covariates))
+        for one, instance in zip(series, instances, strict=True)
+    ]
+
+
 def _window(
     one: Instance, origins: np.ndarray, length: int, ahead: int, future: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Cut contexts (n, L, C), NaN before the series, and covariates (n, L + ahead, F)."""
-    # Only what is needed is padded and copied: a series may have a million steps.
+    # Only what is needed is copied: a series may have a million steps.
     first, last = max(0, int(origins.min()) - length), int(origins.max())
     values = one.values[first : max(last, first + 1)]
-    padded = np.pad(values, ((length, 0), (0, 0)), constant_values=np.nan)
-    contexts = context_windows(padded, origins - first + length, length)
-    if not origins.min():  # nothing comes before the first step
+    places = origins - first
+    contexts = history_windows(values, np.maximum(places, 1), length)
+    if not places.min():  # nothing comes before the first step: it is forecast by itself
         contexts = contexts.copy()
-        contexts[origins == 0, -1] = values[0]
+        contexts[places == 0, -1] = values[0]
     if one.covariates is None or future is None:
         return contexts, None
-    beyond = max(0, last + ahead - len(one.times))
-    known = np.concatenate([one.covariates[first : last + ahead], future[:beyond]])
-    missing = max(0, last + ahead - first - len(known))
-    known = np.pad(known, ((length, missing), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(known, length + ahead, axis=0)
-    return contexts, windows[origins - first].transpose(0, 2, 1)
+    known = np.concatenate([one.covariates[first : last + ahead], future])
+    return contexts, window_covariates(Covariates(future=known), places, length, ahead).future

@@ -6,16 +6,16 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from distilts_forecaster.distill.pipeline import TrainingSummary
+from distilts_forecaster.distill.judge import TrainingSummary
 from distilts_forecaster.runtime.artifact import load_student, save_student
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.hub import upload
+from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.networks import NetworkForecaster
-from distilts_forecaster.students.linear import Linear
-from distilts_forecaster.students.settings import MLP, DLinear, ITransformer, Training
+from distilts_forecaster.students import MLP, DLinear, ITransformer, Linear, Training
 from distilts_forecaster.teachers.base import TeacherInfo, TeacherReference
 
 if TYPE_CHECKING:
@@ -66,13 +66,13 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
         Those that facades share. A teacher that was given as an object is a reference: it
         cannot be asked again.
     """
-    info: Mapping[str, Any] = student.info or {}
+    info = student.info or StudentInfo()
     parameters: dict[str, Any] = {
         "input_chunk_length": student.input_chunk_length,
         "output_chunk_length": student.output_chunk_length,
         "nonnegative": student.nonnegative,
     }
-    settings = info.get("settings") or {}
+    settings = info.settings
     parameters["student"] = _recall_student(settings.get("student"), student)
     for name in (
         "distillation_weight",
@@ -88,13 +88,20 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
     ):
         if name in settings:
             parameters[name] = settings[name]
-    teacher = info.get("teacher")
-    if teacher is not None:
-        name = str(teacher.get("name"))
-        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
-        told = {f.name: teacher.get(f.name) for f in fields(TeacherInfo) if f.name in teacher}
-        reference = TeacherReference(TeacherInfo(**told))
-        parameters["teacher"] = name if name == "bundled" or on_hub else reference
+    if info.teacher is not None:
+        teacher = info.teacher
+        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", teacher.name)
+        reference = TeacherReference(
+            TeacherInfo(
+                teacher.name,
+                teacher.revision,
+                teacher.dtype or "float32",
+                teacher.licence,
+                teacher.n_parameters,
+            )
+        )
+        by_name = teacher.name == "bundled" or on_hub
+        parameters["teacher"] = teacher.name if by_name else reference
     return parameters
 
 
@@ -126,16 +133,17 @@ def recall_summary(student: Forecaster) -> TrainingSummary | None:
     TrainingSummary or None
         Without epochs and seconds.
     """
-    fit = (student.info or {}).get("fit")
-    if not isinstance(fit, dict):
+    info = student.info
+    if info is None or info.fit is None:
         return None
-    values: dict[str, Any] = {"seconds": {}} | {
-        item.name: tuple(fit[item.name]) if item.name == "horizon_weights" else fit[item.name]
-        for item in fields(TrainingSummary)
-        if item.name in fit
-    }
-    needed = {f.name for f in fields(TrainingSummary) if f.default is f.default_factory is MISSING}
-    return TrainingSummary(**values) if needed <= values.keys() else None
+    teacher = info.teacher
+    return TrainingSummary(
+        info.fit.windows,
+        info.fit.chosen,
+        info.fit.errors,
+        None if teacher is None else f"{teacher.name}|{teacher.revision}|{teacher.dtype}",
+        None if teacher is None else teacher.licence,
+    )
 
 
 class Shippable:

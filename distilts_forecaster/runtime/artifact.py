@@ -21,11 +21,13 @@ import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.card import write_card
-from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.covariates import KINDS, CovariateScales
+from distilts_forecaster.runtime.effects import Effects, recent_spans
+from distilts_forecaster.runtime.forward import SIZES
 from distilts_forecaster.runtime.hub import download
-from distilts_forecaster.runtime.info import as_json
+from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.linear import LinearForecaster
-from distilts_forecaster.runtime.networks import SIZES, NetworkForecaster
+from distilts_forecaster.runtime.networks import NetworkForecaster
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 __all__ = [
@@ -66,9 +68,8 @@ _KEYS = {
     "info",
     "weights_id",
 }
-#: Parts of ``info`` that are looked at.
-_INFO = ("teacher", "data", "settings", "fit", "versions", "darts", "sktime")
-_SCALES = ("past_scale", "future_scale", "static_scale")
+#: Arrays that hold the scales of covariates.
+_SCALES = tuple(f"{kind}_scale" for kind in KINDS)
 _NETWORK = "network."
 _EFFECTS = "effects."
 
@@ -111,7 +112,6 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
         )
     target = Path(directory)
     check_free(target)
-    _check_info(student.info)
     config, arrays = _take_apart(student)
     # Files of two savings are told apart: an interrupted one could leave some of each.
     config["weights_id"] = _digest(arrays)
@@ -192,19 +192,23 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
         config["sizes"] = dict(student.sizes)
         config["quantile_levels"] = list(student.quantile_levels)
         arrays = {f"{_NETWORK}{name}": value for name, value in student.arrays.items()}
-        arrays |= {name: getattr(student, name) for name in _SCALES}
+        arrays |= dict(zip(_SCALES, student.scales.by_kind(), strict=True))
     else:
         arrays["weights"] = student.weights
         if student.effects is not None:
-            arrays |= {f"{_EFFECTS}{n}": value for n, value in vars(student.effects).items()}
+            effects = student.effects
+            named = dict(zip(_SCALES, effects.scales.by_kind(), strict=True))
+            named |= {"weights": effects.weights, "knots": effects.knots}
+            arrays |= {f"{_EFFECTS}{name}": value for name, value in named.items()}
     if student.error_quantiles is not None:
-        levels, persistence = (
-            student.error_quantiles.levels,
-            student.error_quantiles.error_autocorrelation,
-        )
-        config["spread"] = {"levels": list(levels), "persistence": float(persistence)}
-        arrays["offsets"] = student.error_quantiles.offsets
-    config["info"] = as_json(student.info)
+        errors = student.error_quantiles
+        # Names of format 1.
+        config["spread"] = {
+            "levels": list(errors.levels),
+            "persistence": float(errors.error_autocorrelation),
+        }
+        arrays["offsets"] = errors.offsets
+    config["info"] = None if student.info is None else student.info.to_json()
     return config, {
         name: np.ascontiguousarray(a, np.float64 if _is_scale(name) else np.float32)
         for name, a in arrays.items()
@@ -338,16 +342,6 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_info(info: Any) -> None:
-    """Raise ValueError unless it has the parts that are looked at, or none."""
-    if info is not None and not isinstance(info, Mapping):
-        raise ValueError(f"info must be an object or null, got {info!r:.80}.")
-    for name in _INFO:
-        part = (info or {}).get(name)
-        if part is not None and not isinstance(part, Mapping):
-            raise ValueError(f"info.{name} must be an object or null, got {part!r:.80}.")
-
-
 def _check_config(config: dict[str, Any], kind: str) -> None:
     """Raise ValueError unless all settings are there, and what they can be."""
     missing = (_KEYS if kind == "linear" else _KEYS | {"sizes", "quantile_levels"}) - config.keys()
@@ -374,7 +368,7 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
         persistence: Any = spread.get("persistence")
         if not _is_number(persistence) or not 0 <= persistence < 1:
             raise ValueError(f"persistence must be in [0, 1), got {persistence!r:.80}.")
-    _check_info(config["info"])
+    StudentInfo.from_json(config["info"])
     if kind == "linear":
         return
     sizes = config.get("sizes")
@@ -422,7 +416,7 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
                 stem = name.removeprefix(_EFFECTS)
                 known = name in (("weights", "offsets") if is_linear else ("offsets", *_SCALES))
                 if is_linear:
-                    known |= stem != name and stem in Effects.__dataclass_fields__
+                    known |= stem != name and stem in ("weights", "knots", *_SCALES)
                 else:
                     known |= name.startswith(_NETWORK)
                 if not known:
@@ -461,7 +455,7 @@ def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         "period": config["period"],
         "nonnegative": config["nonnegative"],
         "error_quantiles": errors,
-        "info": config.get("info"),
+        "info": StudentInfo.from_json(config["info"]),
     }
     if config["student"] == "linear":
         found = {
@@ -469,10 +463,12 @@ def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
             for name, array in arrays.items()
             if name.startswith(_EFFECTS)
         }
-        effects = Effects(**found) if found else None
+        effects = None
+        if found:
+            effects = Effects(found["weights"], _scales(found), found.get("knots"))
         return LinearForecaster(arrays["weights"], effects=effects, **common)
-    common |= {name: arrays.get(name) for name in _SCALES}
     return NetworkForecaster(
+        scales=_scales(arrays),
         kind=config["student"],
         sizes=config["sizes"],
         arrays={
@@ -486,6 +482,11 @@ def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         n_components=config["n_components"],
         **common,
     )
+
+
+def _scales(arrays: Mapping[str, np.ndarray]) -> CovariateScales:
+    """Return the scales of covariates among some arrays."""
+    return CovariateScales(*(arrays.get(name) for name in _SCALES))
 
 
 def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
@@ -506,10 +507,10 @@ def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
     if isinstance(student, LinearForecaster):
         n_components = student.n_components or 1
         counts = {len(student.weights), 1 if parts is None else len(parts.weights)}
-        if not counts <= {1, n_components} or (parts is not None and not any(parts.sizes())):
+        if not counts <= {1, n_components} or (parts is not None and not any(parts.scales.sizes())):
             raise ValueError(f"{directory}: the weights are of the wrong number of components.")
     if parts is not None:
-        n_recent = int(np.log2(student.input_chunk_length)) + 1
+        n_recent = len(recent_spans(student.input_chunk_length))
         n_past, n_future, n_static = student.n_covariates
         knots = np.empty((0, 3)) if parts.knots is None else parts.knots
         n_features = n_future + int(np.isfinite(knots).sum()) + n_past * n_recent + n_static

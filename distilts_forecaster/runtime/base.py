@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.runtime.covariates import KINDS, Covariates
 from distilts_forecaster.runtime.gaps import complete
+from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.quantiles import (
     ErrorQuantiles,
     interpolate_levels,
@@ -28,7 +30,6 @@ _WINDOWS_PER_CHUNK = 8192
 _N_PATHS = 64
 _EQUAL_PARTS = tuple((k + 0.5) / 9 for k in range(9))
 
-_COVARIATES = ("past", "future", "static")
 _NONE = Covariates()
 
 
@@ -50,7 +51,7 @@ class Forecaster:
         Whether forecasts below zero become zero.
     error_quantiles : ErrorQuantiles or None
         Quantiles of the errors; None where the student forecasts points only.
-    info : dict or None
+    info : StudentInfo or None
         Where the student comes from: teacher, data, settings, errors.
     """
 
@@ -63,7 +64,7 @@ class Forecaster:
     period: int | None
     nonnegative: bool
     error_quantiles: ErrorQuantiles | None
-    info: Mapping[str, Any] | None
+    info: StudentInfo | None
 
     def predict(
         self,
@@ -244,8 +245,7 @@ class Forecaster:
             raise ValueError(
                 f"This student was fitted on {self.n_components} components, got {components}."
             )
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}.")
+        horizon = check_integer("horizon", horizon, at_least=1)
         if horizon > self.output_chunk_length and self.output_chunk_shift:
             raise ValueError(
                 f"A student with output_chunk_shift={self.output_chunk_shift} cannot feed its "
@@ -272,7 +272,7 @@ class Forecaster:
             (n, components, needed[2]),
         )
         checked = []
-        for kind, values, shape in zip(_COVARIATES, covariates, expected, strict=True):
+        for kind, values, shape in zip(KINDS, covariates, expected, strict=True):
             if (values is None) != (shape[2] == 0):
                 raise ValueError(
                     f"This student was fitted {'with' if shape[2] else 'without'} {kind} "
@@ -298,8 +298,9 @@ class Forecaster:
         """Forecast some windows at a time, their gaps filled and negative forecasts mended."""
         n, step = len(windows), max(1, _WINDOWS_PER_CHUNK // paths)
         if n == 0:  # as for one, without it
-            given = (covariates.past, covariates.future, covariates.static)
-            one = Covariates(*(None if c is None else np.zeros((1, *c.shape[1:])) for c in given))
+            one = Covariates(
+                *(None if c is None else np.zeros((1, *c.shape[1:])) for c in covariates.by_kind())
+            )
             return self._in_parts(forecast, np.zeros((1, *windows.shape[1:])), one, paths)[:0]
         if n > step:
             starts = range(0, n, step)
@@ -453,7 +454,7 @@ class Forecaster:
         """Return the same student with other quantiles of its errors."""
         return self._with("error_quantiles", errors)
 
-    def with_info(self, info: Mapping[str, Any] | None) -> Self:
+    def with_info(self, info: StudentInfo | None) -> Self:
         """Return the same student with another account of where it comes from."""
         return self._with("info", info)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import platform
 import re
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.info import StudentInfo, TeacherFacts, ValidationErrors
+from distilts_forecaster.runtime.latency import measure_latency
 
-__all__ = ["measure_latency", "median_seconds", "write_card"]
+__all__ = ["write_card"]
 
 _USE = """```python
 from distilts_forecaster.runtime import load_student
@@ -21,74 +22,6 @@ from distilts_forecaster.runtime import load_student
 student = load_student("{source}")  # this directory, or its name on the hub
 student.predict(context)  # {shape}; the last {length:,} steps, NaN where missing
 ```"""
-
-
-def measure_latency(
-    student: Forecaster, batch_sizes: tuple[int, ...] = (1, 1024), seconds: float = 0.05
-) -> dict[int, float]:
-    """Time calls of ``predict``.
-
-    Parameters
-    ----------
-    student : Forecaster
-    batch_sizes : tuple of int, default (1, 1024)
-        Windows in a call.
-    seconds : float, default 0.05
-        Spent on each, or on at least three calls.
-
-    Returns
-    -------
-    dict of int to float
-        Median seconds of a call, by batch size, on as many threads as NumPy takes.
-
-    Examples
-    --------
-    >>> from distilts_forecaster.runtime import LinearForecaster
-    >>> sorted(measure_latency(LinearForecaster(np.zeros((1, 4, 2), np.float32))))
-    [1, 1024]
-    """
-    rng = np.random.default_rng(0)
-    components = student.n_components or 1
-    length, steps = student.input_chunk_length, student.output_chunk_length
-    medians = {}
-    for n in batch_sizes:
-        contexts = rng.normal(size=(n, length, components))
-        shapes = ((n, length), (n, length + steps), (n, components))
-        names = ("past_covariates", "future_covariates", "static_covariates")
-        given: dict[str, Any] = {
-            name: np.zeros((*shape, count))
-            for name, shape, count in zip(names, shapes, student.n_covariates, strict=True)
-            if count
-        }
-        if n == 1 and components == 1 and not given:
-            contexts = contexts[0, :, 0]
-        medians[n] = median_seconds(partial(student.predict, contexts, **given), seconds)
-    return medians
-
-
-def median_seconds(call: Callable[[], Any], seconds: float) -> float:
-    """Return the median time of a call, after one that is not counted.
-
-    Parameters
-    ----------
-    call : callable
-    seconds : float
-        How long to call it, at least three times.
-
-    Returns
-    -------
-    float
-    """
-    call()
-    taken: list[float] = []
-    now = time.perf_counter()
-    stop = now + seconds
-    while len(taken) < 3 or now < stop:
-        start = time.perf_counter()
-        call()
-        now = time.perf_counter()
-        taken.append(now - start)
-    return float(np.median(taken))
 
 
 def write_card(student: Forecaster, n_bytes: int) -> str:
@@ -105,14 +38,13 @@ def write_card(student: Forecaster, n_bytes: int) -> str:
     -------
     str
     """
-    info: Mapping[str, Any] = student.info or {}
-    teacher, data = info.get("teacher"), info.get("data") or {}
-    fit, settings = info.get("fit") or {}, info.get("settings") or {}
+    info = student.info or StudentInfo()
     kind = getattr(student, "kind", "linear")
     components = student.n_components
     shape = "(L,), (L, C) or (N, L, C)" if components is None else f"(L, {components}) or (N, L, C)"
     length, steps = student.input_chunk_length, student.output_chunk_length
-    lines = [_header(teacher), "", f"# A tiny forecaster: {length} steps in, {steps} ahead", ""]
+    title = f"# A tiny forecaster: {length} steps in, {steps} ahead"
+    lines = [_header(info.teacher), "", title, ""]
     lines += [
         f"A student of kind `{kind}` with {student.n_parameters:,} parameters "
         f"({n_bytes / 1024:,.0f} KiB), made with "
@@ -122,9 +54,10 @@ def write_card(student: Forecaster, n_bytes: int) -> str:
         _USE.format(source=".", shape=shape, length=length),
         "",
     ]
-    lines += ["## Teacher", "", *_table(_describe_teacher(teacher, info)), ""]
+    data = {name: value for name, value in asdict(info.data).items() if value is not None}
+    lines += ["## Teacher", "", *_table(_describe_teacher(student.info)), ""]
     lines += ["## Data it was fitted on", "", *_table(data), ""]
-    lines += ["## Accuracy", "", *_describe_errors(fit, teacher), ""]
+    lines += ["## Accuracy", "", *_describe_errors(info), ""]
     if student.error_quantiles is not None:
         levels = ", ".join(f"{level:g}" for level in student.error_quantiles.levels)
         lines += [f"Quantiles: {levels}; others are interpolated.", ""]
@@ -137,45 +70,44 @@ def write_card(student: Forecaster, n_bytes: int) -> str:
             "1,024 windows at once": f"{1e3 * took[1024]:,.2f} milliseconds",
         }
     )
-    lines += ["", "## Settings", "", *_table(settings), ""]
-    lines += ["## Versions", "", *_table(info.get("versions") or {}), ""]
+    lines += ["", "## Settings", "", *_table(info.settings), ""]
+    lines += ["## Versions", "", *_table(info.versions), ""]
     return "\n".join(lines)
 
 
-def _header(teacher: Mapping[str, Any] | None) -> str:
+def _header(teacher: TeacherFacts | None) -> str:
     """Return what the hub reads: YAML between lines of dashes."""
     lines = ["---", "library_name: distilts-forecaster", "pipeline_tag: time-series-forecasting"]
-    name = str((teacher or {}).get("name", ""))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        lines += ["base_model:", f"- {name}"]
+    if teacher is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", teacher.name):
+        lines += ["base_model:", f"- {teacher.name}"]
     return "\n".join([*lines, "tags:", "- time-series", "- forecasting", "- distillation", "---"])
 
 
-def _describe_teacher(
-    teacher: Mapping[str, Any] | None, info: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def _describe_teacher(info: StudentInfo | None) -> Mapping[str, Any]:
     """Return the rows about the teacher."""
-    if teacher is None:
-        told = "none: it was fitted to the truth alone" if info else "unknown"
-        return {"teacher": told}
-    licence = teacher.get("licence") or "unknown"
+    if info is None:
+        return {"teacher": "unknown"}
+    if info.teacher is None:
+        return {"teacher": "none: it was fitted to the targets alone"}
+    licence = info.teacher.licence or "unknown"
     note = "check whether it allows what you do with a student of these weights"
-    return {**teacher, "licence": f"{licence} ({note})"}
+    return {**asdict(info.teacher), "licence": f"{licence} ({note})"}
 
 
-def _describe_errors(fit: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
+def _describe_errors(info: StudentInfo) -> list[str]:
     """Return a table of errors on held-out windows, beside what they must be compared with."""
-    if fit.get("validation_error") is None:
+    errors = ValidationErrors() if info.fit is None else info.fit.errors
+    if errors.student is None:
         return ["Nothing was held out to measure it on."]
-    rows = {"this student": fit["validation_error"]}
-    if teacher is not None:
-        rows["the same without a teacher"] = fit.get("validation_error_without_teacher")
-        rows["the teacher"] = fit.get("teacher_validation_error")
-    rows[f"repeating the last {fit.get('naive_season')} steps"] = fit.get("naive_validation_error")
+    rows: dict[str, float | None] = {"this student": errors.student}
+    if info.teacher is not None:
+        rows["the same without a teacher"] = errors.without_teacher
+        rows["the teacher"] = errors.teacher
+    rows[f"repeating the last {errors.naive_season} steps"] = errors.naive
     return [
-        f"Mean squared error in units of each series' variance, {fit.get('validation_horizon')} "
-        "steps ahead, on windows that were held out while the settings were chosen (afterwards "
-        "it was fitted to them too; the error is of the student before that):",
+        f"Mean squared error in units of each series' variance, {errors.horizon} steps ahead, on "
+        "windows that were held out while the settings were chosen. The student was then fitted "
+        "to these windows too; the error is that of the student before:",
         "",
         *_table({name: "unknown" if e is None else f"{e:.4f}" for name, e in rows.items()}),
     ]

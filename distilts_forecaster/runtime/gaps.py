@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["complete", "fill_covariates", "fill_gaps"]
+__all__ = ["carry_forward", "complete", "fill_covariates", "fill_gaps"]
 
 
 def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
@@ -147,7 +147,33 @@ def fill_covariates(rows: np.ndarray, known_ahead: bool) -> np.ndarray:
         return rows
     if known_ahead:
         return fill_gaps(rows[None])[0]
-    steps = np.where(np.isfinite(rows), np.arange(len(rows))[:, None], -1)
-    last = np.maximum.accumulate(steps, axis=0)
-    first = np.isfinite(rows).argmax(axis=0)
-    return np.take_along_axis(rows, np.where(last < 0, first, last), axis=0)
+    carried = carry_forward(rows, axis=0)
+    first = np.take_along_axis(rows, np.isfinite(rows).argmax(axis=0)[None], axis=0)
+    return np.where(np.isnan(carried), first, carried)
+
+
+def carry_forward(values: np.ndarray, axis: int) -> np.ndarray:
+    """Carry values over the gaps after them.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float
+        NaN means missing.
+    axis : int
+        Of the steps.
+
+    Returns
+    -------
+    numpy.ndarray
+        What is missing before the first value stays missing.
+
+    Examples
+    --------
+    >>> carry_forward(np.array([np.nan, 1.0, np.nan, 3.0]), axis=0)
+    array([nan,  1.,  1.,  3.])
+    """
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    steps = np.arange(values.shape[axis]).reshape(shape)
+    last = np.maximum.accumulate(np.where(np.isfinite(values), steps, 0), axis=axis)
+    return np.take_along_axis(values, last, axis=axis)

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distilts_forecaster.runtime.checks import extra_for
+
 __all__ = ["download", "upload"]
 
 
 def _import_hub() -> Any:
     """Import huggingface_hub, or say how to get it."""
-    try:
+    with extra_for("the hub", "hub"):
         import huggingface_hub
         import huggingface_hub.errors  # not imported with the package
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            'The hub needs huggingface_hub: pip install "distilts-forecaster[hub]"'
-        ) from error
     return huggingface_hub
 
 

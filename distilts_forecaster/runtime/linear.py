@@ -7,7 +7,6 @@ standardised series) has been folded into one matrix, so that a forecast is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
-from distilts_forecaster.runtime.effects import Covariates, Effects
+from distilts_forecaster.runtime.covariates import Covariates
+from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
 __all__ = ["LinearForecaster"]
@@ -37,7 +38,7 @@ class LinearForecaster(Forecaster):
     error_quantiles : ErrorQuantiles or None
     effects : Effects or None
         What covariates add.
-    info : dict or None
+    info : StudentInfo or None
         Where it comes from; see :func:`~distilts_forecaster.load_student`.
 
     Examples
@@ -56,7 +57,7 @@ class LinearForecaster(Forecaster):
     nonnegative: bool = False
     error_quantiles: ErrorQuantiles | None = None
     effects: Effects | None = None
-    info: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    info: StudentInfo | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the shape."""
@@ -91,7 +92,7 @@ class LinearForecaster(Forecaster):
     @property
     def n_covariates(self) -> tuple[int, int, int]:  # type: ignore[override]
         """Past, future and static covariates that forecasts need."""
-        return (0, 0, 0) if self.effects is None else self.effects.sizes()
+        return (0, 0, 0) if self.effects is None else self.effects.scales.sizes()
 
     @cached_property
     def matrix(self) -> np.ndarray:
@@ -100,10 +101,11 @@ class LinearForecaster(Forecaster):
 
     @cached_property
     def folded(self) -> np.ndarray:
-        """The mean folded in, (K, L, T): the forecast is ``last + (context - last) @ folded``.
+        """The mean folded into the matrix, (K, L, T): forecast = last + (context - last) @ folded.
 
-        The last value may be taken off instead of the mean, as all rows of ``weights`` that a
-        constant adds are made up for: one pass over the context less.
+        ``mean + (x - mean) @ W`` equals ``last + (x - last) @ (W + r)`` where each row of ``r``
+        is ``(1 - sum of the rows of W) / L``: for columns of ``W + r`` that add up to one, any
+        constant may be subtracted and added again. That saves one pass over the context.
         """
         rest = 1.0 - self.weights.sum(axis=1, keepdims=True, dtype=np.float64)
         return (self.weights + rest / self.input_chunk_length).astype(self.weights.dtype)

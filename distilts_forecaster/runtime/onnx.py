@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from distilts_forecaster.runtime.base import Forecaster
-from distilts_forecaster.runtime.effects import Effects
+from distilts_forecaster.runtime.checks import extra_for
+from distilts_forecaster.runtime.covariates import KINDS, CovariateScales
+from distilts_forecaster.runtime.effects import Effects, recent_spans
 from distilts_forecaster.runtime.linear import LinearForecaster
-from distilts_forecaster.runtime.networks import NetworkForecaster, ScaledForecaster
+from distilts_forecaster.runtime.networks import NetworkForecaster
 from distilts_forecaster.runtime.quantiles import interpolate_levels
 
 __all__ = ["OPSET", "Export", "export_onnx"]
@@ -28,15 +30,15 @@ __all__ = ["OPSET", "Export", "export_onnx"]
 OPSET = 17
 _IR_VERSION = 8
 
-#: How far a graph may be from the student, in units of the context's deviation. A float16 has
-#: 11 bits and an int8 8 of them: weights are off by 1/2048 and 1/254 of the largest at most, and
-#: errors of hundreds of weights average out.
+#: How far a graph may be from the student, in units of the context's standard deviation. A
+#: float16 has 11 bits and an int8 8 of them: weights are off by 1/2048 and 1/254 of the largest
+#: at most, and errors of hundreds of weights average out.
 _TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.1}
 
 #: Arrays of fewer numbers stay as they are, whatever the precision.
 _SMALL = 1024
 
-_COVARIATES = ("past_covariates", "future_covariates", "static_covariates")
+_COVARIATES = tuple(f"{kind}_covariates" for kind in KINDS)
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,9 @@ def export_onnx(
     >>> made.outputs
     {'forecast': ('N', 2, 'C')}
     """
-    try:
+    with extra_for("export_onnx", "onnx"):
         import onnx
         import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'export_onnx needs {error.name}: pip install "distilts-forecaster[onnx]"'
-        ) from error
     if precision not in _TOLERANCES:
         raise ValueError(f"precision must be one of {', '.join(_TOLERANCES)}; got {precision!r}.")
     levels = _check_levels(student, quantile_levels)
@@ -151,8 +149,8 @@ def export_onnx(
     largest = float(np.abs(differences).max())
     if not largest <= _TOLERANCES[precision]:
         raise ValueError(
-            f"The graph is off by {largest:.2g} of a context's deviation, with {precision} at most "
-            f"{_TOLERANCES[precision]:g} is right: nothing was written."
+            f"The graph is off by {largest:.2g} of a context's standard deviation; with "
+            f"{precision} at most {_TOLERANCES[precision]:g} is right: nothing was written."
         )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
         (Path(folder) / target.name).write_bytes(content)
@@ -197,7 +195,7 @@ def _input_shapes(student: Forecaster) -> dict[str, tuple[str | int, ...]]:
 
 
 def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np.ndarray:
-    """Return how far the graph's answers are from the student's, by contexts' deviations."""
+    """Return the graph's answers less the student's, in units of the contexts' stds."""
     rng = np.random.default_rng(0)
     components = student.n_components or 2
     differences = []
@@ -209,28 +207,27 @@ def _compare(student: Forecaster, levels: tuple[float, ...], session: Any) -> np
         }
         walks = given["context"] + rng.normal(size=given["context"].shape).cumsum(axis=1)
         given["context"] = walks / walks.std(axis=1, keepdims=True) + level
-        for name, scale in zip(_COVARIATES, _scales(student), strict=True):
+        for name, scale in zip(_COVARIATES, _scales(student).by_kind(), strict=True):
             if scale is not None:
                 given[name] = scale[0] + scale[1] * given[name]
         given = {name: values.astype(np.float32) for name, values in given.items()}
         made = dict(zip(("forecast", "quantiles"), session.run(None, given), strict=False))
         contexts = given.pop("context").astype(np.float64)
         known: dict[str, Any] = given
-        deviation = contexts.std(axis=1)[:, None]
+        std = contexts.std(axis=1)[:, None]
         expected = student.predict(contexts, **known)
-        differences.append(((made["forecast"] - expected) / deviation).ravel())
+        differences.append(((made["forecast"] - expected) / std).ravel())
         if levels:
             expected = student.predict_quantiles(contexts, quantile_levels=levels, **known)
-            off = (made["quantiles"] - expected) / deviation[..., None]
+            off = (made["quantiles"] - expected) / std[..., None]
             differences.append(off.ravel())
     return np.concatenate(differences)
 
 
-def _scales(student: Forecaster) -> tuple[np.ndarray | None, ...]:
-    """Return means and deviations of past, future and static covariates."""
+def _scales(student: Forecaster) -> CovariateScales:
+    """Return the scales of a student's covariates."""
     of = student.effects if isinstance(student, LinearForecaster) else student
-    names = ("past_scale", "future_scale", "static_scale")
-    return tuple(getattr(of, name, None) for name in names)
+    return getattr(of, "scales", CovariateScales())
 
 
 class _Graph:
@@ -303,10 +300,50 @@ class _Graph:
         places = [self.array([value], np.int64) for value in (start, stop, axis)]
         return self.op("Slice", name, *places)
 
-    def linear(self, name: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
-        """Multiply the last axis by a matrix (outputs, inputs)."""
-        made = self.op("MatMul", name, self.weights(weight.T))
+    # The operations of a forward pass, see distilts_forecaster.runtime.forward.Operations.
+
+    def linear(self, value: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """Multiply the last axis by a matrix (outputs, inputs), and add the bias."""
+        made = self.op("MatMul", value, self.weights(weight.T))
         return made if bias is None else self.op("Add", made, self.array(bias))
+
+    def layer_norm(self, value: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """Bring the last axis to mean 0 and variance 1, multiply by weight, add bias."""
+        both = self.array(weight), self.array(bias)
+        return self.op("LayerNormalization", value, *both, epsilon=1e-5)
+
+    def gelu(self, value: str) -> str:
+        """Return ``x / 2 * (1 + erf(x / sqrt(2)))``."""
+        tail = self.op("Erf", self.op("Mul", value, self.array(np.sqrt(0.5))))
+        both = self.op("Mul", value, self.op("Add", tail, self.array(1.0)))
+        return self.op("Mul", both, self.array(0.5))
+
+    def add(self, value: str, other: str) -> str:
+        """Add two values."""
+        return self.op("Add", value, other)
+
+    def concatenate(self, values: Sequence[str], axis: int) -> str:
+        """Join values along an axis."""
+        return self.op("Concat", *values, axis=axis)
+
+    def transpose(self, value: str, *axes: int) -> str:
+        """Permute the axes."""
+        return self.op("Transpose", value, perm=list(axes))
+
+    def take(self, value: str, place: int) -> str:
+        """Return one place of the first axis."""
+        return self.op("Gather", value, self.array(place, np.int64), axis=0)
+
+    def drop_last(self, value: str, count: int) -> str:
+        """Leave out the last ``count`` places of the second axis."""
+        return self.cut(value, 1, 0, -count) if count else value
+
+    def attend(self, query: str, key: str, value: str, scale: float) -> str:
+        """Return ``softmax(scale * query @ key.T) @ value`` over the last two axes."""
+        scores = self.op(
+            "MatMul", self.op("Mul", query, self.array(scale)), self.transpose(key, 0, 1, 3, 2)
+        )
+        return self.op("MatMul", self.op("Softmax", scores, axis=-1), value)
 
     def _build(
         self, student: LinearForecaster | NetworkForecaster, levels: tuple[float, ...]
@@ -319,29 +356,29 @@ class _Graph:
         mean = self.op("ReduceMean", moved, axes=[2])
         centred = self.op("Sub", moved, mean)
         variance = self.op("ReduceMean", self.op("Mul", centred, centred), axes=[2])
-        deviation = self.op("Sqrt", variance)  # (N, C, 1)
-        wide = self.reshape(deviation, 0, 0, 1, 1)
+        std = self.op("Sqrt", variance)  # (N, C, 1)
+        wide = self.reshape(std, 0, 0, 1, 1)
         if isinstance(student, LinearForecaster):
-            heads = self._linear_steps(student, moved, deviation)  # (N, C, T, 1)
+            central = self._linear_steps(student, moved, std)  # (N, C, T, 1)
         else:
-            varies = self.op("Greater", deviation, self.array(0.0))
-            unit = self.op("Where", varies, deviation, self.array(1.0))
-            heads = self._network(student, self.op("Div", centred, unit))
-            heads = self.op("Mul", heads, wide)
-            heads = self.op("Add", heads, self.reshape(mean, 0, 0, 1, 1))
-            heads = self._sort(heads, len(student.quantile_levels))
-        results = {"forecast": self._median(student, heads)}
+            varies = self.op("Greater", std, self.array(0.0))
+            unit = self.op("Where", varies, std, self.array(1.0))
+            central = self._network(student, self.op("Div", centred, unit))
+            central = self.op("Mul", central, wide)
+            central = self.op("Add", central, self.reshape(mean, 0, 0, 1, 1))
+            central = self._sort(central, len(student.quantile_levels))
+        results = {"forecast": self._median(student, central)}
         if levels and student.error_quantiles is not None:
             known = student.error_quantiles.levels
             between = interpolate_levels(np.eye(len(known)), known, levels)
             offsets = student.error_quantiles.offsets.astype(np.float64)
             if isinstance(student, LinearForecaster):
                 widths = self.op("Mul", wide, self.array(offsets @ between))
-                results["quantiles"] = self.op("Add", heads, widths)
+                results["quantiles"] = self.op("Add", central, widths)
             else:
                 widths = self.op("Mul", wide, self.array(offsets))
                 n_levels = len(known)
-                made = self._sort(self.op("Add", heads, widths), n_levels)
+                made = self._sort(self.op("Add", central, widths), n_levels)
                 if known != levels:
                     made = self.op("MatMul", made, self.array(between))
                 results["quantiles"] = made
@@ -356,12 +393,12 @@ class _Graph:
             results[name] = placed
         return results
 
-    def _median(self, student: LinearForecaster | NetworkForecaster, heads: str) -> str:
+    def _median(self, student: LinearForecaster | NetworkForecaster, central: str) -> str:
         """Return the forecast itself: (N, C, T, 1)."""
         if isinstance(student, LinearForecaster) or len(student.quantile_levels) == 1:
-            return heads
+            return central
         place = student.quantile_levels.index(0.5)
-        return self.cut(heads, 3, place, place + 1)
+        return self.cut(central, 3, place, place + 1)
 
     def _sort(self, name: str, n: int) -> str:
         """Sort the last axis, of n values."""
@@ -374,7 +411,7 @@ class _Graph:
         )
         return made
 
-    def _linear_steps(self, student: LinearForecaster, moved: str, deviation: str) -> str:
+    def _linear_steps(self, student: LinearForecaster, moved: str, std: str) -> str:
         """Add a linear student: (N, C, L), less the last value -> (N, C, T, 1)."""
         folded = student.folded
         if len(folded) == 1:
@@ -386,19 +423,19 @@ class _Graph:
         if student.effects is not None:
             effect = self._effect(student.effects, folded.mean(axis=0))  # (N, T, C or 1)
             effect = self.op("Transpose", effect, perm=[0, 2, 1])
-            steps = self.op("Add", steps, self.op("Mul", effect, deviation))
+            steps = self.op("Add", steps, self.op("Mul", effect, std))
         return self.op("Unsqueeze", steps, self.array([3], np.int64))
 
     def _standardised(self, name: str, scale: np.ndarray) -> str:
-        """Bring covariates to mean 0 and deviation 1."""
+        """Bring covariates to mean 0 and standard deviation 1."""
         return self.op("Div", self.op("Sub", name, self.array(scale[0])), self.array(scale[1]))
 
     def _effect(self, effects: Effects, folded: np.ndarray) -> str:
         """Add what covariates add, see Effects: (N, T, C or 1)."""
         length, steps = folded.shape
         parts, start = [], 0
-        if effects.future_scale is not None and effects.knots is not None:
-            values = self._standardised("future_covariates", effects.future_scale)
+        if effects.scales.future is not None and effects.knots is not None:
+            values = self._standardised("future_covariates", effects.scales.future)
             which, at = np.nonzero(np.isfinite(effects.knots))
             if len(which):
                 bent = self.op("Gather", values, self.array(which, np.int64), axis=2)
@@ -407,22 +444,22 @@ class _Graph:
             columns = self.op("Transpose", values, perm=[0, 2, 1])
             # What the matrix expects of it, the mean folded in as for the target.
             expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(folded))
-            surprise = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
-            n = effects.future_scale.shape[1] + len(which)
-            parts.append(("nbt,ctb->ntc", surprise, effects.weights[..., :n]))
+            innovation = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
+            n = effects.scales.future.shape[1] + len(which)
+            parts.append(("nbt,ctb->ntc", innovation, effects.weights[..., :n]))
             start = n
-        if effects.past_scale is not None:
-            values = self._standardised("past_covariates", effects.past_scale)
-            spans = 2 ** np.arange(int(np.log2(length)) + 1)
+        if effects.scales.past is not None:
+            values = self._standardised("past_covariates", effects.scales.past)
+            spans = recent_spans(length)
             recent = (np.arange(length)[:, None] >= length - spans) / spans - 1 / length
             means = self.op("Einsum", values, self.array(recent), equation="nlp,lm->nmp")
-            n = effects.past_scale.shape[1] * len(spans)
+            n = effects.scales.past.shape[1] * len(spans)
             parts.append(
                 ("nb,ctb->ntc", self.reshape(means, 0, n), effects.weights[..., start : start + n])
             )
             start += n
-        if effects.static_scale is not None:
-            values = self._standardised("static_covariates", effects.static_scale)
+        if effects.scales.static is not None:
+            values = self._standardised("static_covariates", effects.scales.static)
             own = effects.weights[..., start:]
             if len(own) == 1:
                 parts.append(("ncb,tb->ntc", values, own[0]))
@@ -438,108 +475,9 @@ class _Graph:
         """Add a network: scaled contexts (N, C, L) -> (N, C, T, Q)."""
         covariates = [
             None if scale is None else self._standardised(name, scale)
-            for name, scale in zip(
-                _COVARIATES,
-                (student.past_scale, student.future_scale, student.static_scale),
-                strict=True,
-            )
+            for name, scale in zip(_COVARIATES, student.scales.by_kind(), strict=True)
         ]
-        add = self._mlp if student.kind == "mlp" else self._itransformer
-        return add(student, rows, *covariates)
-
-    def _layer(self, name: str, values: str) -> str:
-        """Add a linear layer of the network."""
-        arrays = self.student.arrays  # type: ignore[union-attr]
-        return self.linear(values, arrays[f"{name}.weight"], arrays.get(f"{name}.bias"))
-
-    def _normalise(self, name: str, values: str) -> str:
-        """Add a layer normalisation of the network."""
-        arrays = self.student.arrays  # type: ignore[union-attr]
-        both = [self.array(arrays[f"{name}.{part}"]) for part in ("weight", "bias")]
-        return self.op("LayerNormalization", values, *both, epsilon=1e-5)
-
-    def _gelu(self, values: str) -> str:
-        """Add ``x / 2 * (1 + erf(x / sqrt(2)))``."""
-        tail = self.op("Erf", self.op("Mul", values, self.array(np.sqrt(0.5))))
-        both = self.op("Mul", values, self.op("Add", tail, self.array(1.0)))
-        return self.op("Mul", both, self.array(0.5))
-
-    def _mlp(
-        self,
-        student: NetworkForecaster,
-        rows: str,
-        past: str | None,
-        future: str | None,
-        static: str | None,
-    ) -> str:
-        """Add an MLP: (N, C, L) -> (N, C, T, Q)."""
-        weight = student.arrays["embedding.weight"]
-        length, steps = student.input_chunk_length, student.output_chunk_length
-        hidden = self.linear(rows, weight[:, :length], student.arrays["embedding.bias"])
-        start = length
-        # Inputs beside the context: their part of the product, the same for all components.
-        if static is not None:
-            stop = start + student.n_covariates[2]
-            hidden = self.op("Add", hidden, self.linear(static, weight[:, start:stop]))
-            start = stop
-        for name, values, span in (("past", past, length), ("future", future, length + steps)):
-            if values is not None:
-                stop = start + span * len(student.arrays[f"{name}.weight"])
-                flat = self.reshape(self._layer(name, values), 0, 1, stop - start)
-                hidden = self.op("Add", hidden, self.linear(flat, weight[:, start:stop]))
-                start = stop
-        for i in range(student.sizes["n_blocks"]):
-            wide = self._layer(f"blocks.{i}.1", self._normalise(f"blocks.{i}.0", hidden))
-            hidden = self.op("Add", hidden, self._layer(f"blocks.{i}.4", self._gelu(wide)))
-        made = self._layer("head", self._normalise("norm", hidden))
-        made = self.reshape(made, 0, 0, steps, len(student.quantile_levels))
-        return self.op("Add", made, self.reshape(self._layer("skip", rows), 0, 0, steps, 1))
-
-    def _itransformer(
-        self,
-        student: NetworkForecaster,
-        rows: str,
-        past: str | None,
-        future: str | None,
-        static: str | None,
-    ) -> str:
-        """Add an iTransformer: (N, C, L) -> (N, C, T, Q)."""
-        tokens = self._layer("embedding.0", rows)
-        if static is not None:
-            tokens = self.op("Add", tokens, self._layer("static", static))
-        for name, values in (("past", past), ("future", future)):
-            if values is not None:
-                more = self._layer(name, self.op("Transpose", values, perm=[0, 2, 1]))
-                tokens = self.op("Concat", tokens, more, axis=1)
-        for i in range(student.sizes["n_layers"]):
-            layer = f"encoder.layers.{i}"
-            tokens = self.op("Add", tokens, self._attend(student, layer, tokens))
-            tokens = self._normalise(f"{layer}.norm1", tokens)
-            wide = self._gelu(self._layer(f"{layer}.linear1", tokens))
-            tokens = self.op("Add", tokens, self._layer(f"{layer}.linear2", wide))
-            tokens = self._normalise(f"{layer}.norm2", tokens)
-        n_more = sum(student.n_covariates[:2])
-        if n_more:
-            tokens = self.cut(tokens, 1, 0, -n_more)
-        made = self._layer("head", self._normalise("encoder.norm", tokens))
-        return self.reshape(made, 0, 0, student.output_chunk_length, len(student.quantile_levels))
-
-    def _attend(self, student: NetworkForecaster, layer: str, tokens: str) -> str:
-        """Add self-attention: (N, S, d) -> (N, S, d)."""
-        size, n_heads = student.sizes["d_model"], student.sizes["n_heads"]
-        name = f"{layer}.self_attn"
-        bias = student.arrays[f"{name}.in_proj_bias"]
-        parts = self.linear(tokens, student.arrays[f"{name}.in_proj_weight"], bias)
-        parts = self.reshape(parts, 0, 0, 3, n_heads, size // n_heads)
-        parts = self.op("Transpose", parts, perm=[2, 0, 3, 1, 4])  # (3, N, heads, S, d / heads)
-        query, key, value = (
-            self.op("Gather", parts, self.array(place, np.int64), axis=0) for place in range(3)
-        )
-        key = self.op("Transpose", key, perm=[0, 1, 3, 2])
-        scores = self.op("Mul", query, self.array((size // n_heads) ** -0.5))
-        scores = self.op("Softmax", self.op("MatMul", scores, key), axis=-1)
-        mixed = self.op("Transpose", self.op("MatMul", scores, value), perm=[0, 2, 1, 3])
-        return self._layer(f"{name}.out_proj", self.reshape(mixed, 0, 0, size))
+        return student.architecture.run(self, student.arrays, rows, covariates)
 
 
 def _trace(student: Any, levels: tuple[float, ...]) -> Any:
@@ -552,7 +490,6 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
         raise ImportError(
             "To export a module of your own torch needs onnxscript: pip install onnxscript"
         ) from error
-    assert isinstance(student, ScaledForecaster)
     median = student.quantile_levels.index(0.5)
     offsets = between = None
     if levels and student.error_quantiles is not None:
@@ -561,7 +498,7 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
         between = torch.from_numpy(
             interpolate_levels(np.eye(len(known)), known, levels).astype(np.float32)
         )
-    run: Callable[[Any], Any] = student.network  # type: ignore[attr-defined]
+    run: Callable[[Any], Any] = student.network
 
     class Scaled(torch.nn.Module):
         def __init__(self) -> None:
@@ -572,17 +509,17 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
             last = context[:, -1:]
             moved = context - last
             mean = moved.mean(dim=1, keepdim=True)
-            deviation = (moved - mean).square().mean(dim=1, keepdim=True).sqrt()
-            unit = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+            std = (moved - mean).square().mean(dim=1, keepdim=True).sqrt()
+            unit = torch.where(std > 0, std, torch.ones_like(std))
             made = self.network((moved - mean) / unit)
             made = made[0] if isinstance(made, tuple) else made
             made = made.unsqueeze(-1) if made.dim() == 3 else made
-            made = deviation.unsqueeze(-1) * made + mean.unsqueeze(-1)
+            made = std.unsqueeze(-1) * made + mean.unsqueeze(-1)
             made = made.sort(dim=-1).values if made.shape[-1] > 1 else made
             results = [made[..., median] + last]
             if offsets is not None and between is not None:
-                moved_heads = made + deviation.unsqueeze(-1) * offsets
-                ordered = moved_heads.sort(dim=-1).values if made.shape[-1] > 1 else moved_heads
+                moved_central = made + std.unsqueeze(-1) * offsets
+                ordered = moved_central.sort(dim=-1).values if made.shape[-1] > 1 else moved_central
                 results.append(ordered @ between + last.unsqueeze(-1))
             return tuple(one.clamp(min=0) if student.nonnegative else one for one in results)
 

@@ -1,146 +1,172 @@
-"""Fit what covariates add to a linear student: least squares of what it misses."""
+"""What covariates add to a linear student: least squares of what it misses without them.
+
+The sums over windows are made once; each penalty is then a few small solves, and its error on
+held-out windows is a quadratic form of their sums.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distilts_forecaster.runtime import LinearForecaster
+from distilts_forecaster.runtime.covariates import CovariateScales
 from distilts_forecaster.runtime.effects import Effects
-from distilts_forecaster.windows.cutting import (
-    PreparedSeries,
-    filled_contexts,
-    iterate_chunks,
-    target_windows,
-    window_covariates,
-)
+from distilts_forecaster.runtime.linear import LinearForecaster
+from distilts_forecaster.windows.cutting import iterate_chunks
+from distilts_forecaster.windows.source import Chunks, WindowSource
 
-__all__ = ["choose_penalty", "covariate_scale", "fit_effects"]
+__all__ = ["EffectSums", "choose_penalty", "empty_effects", "solve_effects", "sum_effects"]
 
-#: Windows that effects are fitted to, evenly spread.
+#: Windows that effects are fitted to, evenly spaced.
 _MOST_WINDOWS = 2000
+
+#: Windows (times components) at once: features are many more numbers than contexts.
+_ROWS_PER_CHUNK = 1024
 
 #: Strengths of the ridge penalty tried, relative to the mean power of the features; infinity is
 #: no effect: a covariate can be useless.
 _PENALTIES = (1e-3, 1e-1, 1.0, 10.0, np.inf)
 
-#: How strongly the effects of single steps are drawn to that of all: one tenth of a step's own
-#: truth. On vic_electricity the error is 1 % lower than with one effect for all steps.
+#: Weight of the penalty that draws the effect at each step towards the one effect of all steps,
+#: relative to the mean power of a step's features. On vic_electricity the error is 1 % lower
+#: with .1 than with one effect for all steps.
 _SHARING = 0.1
 
-#: Fewer different values than these have one slope.
+#: A covariate of fewer different values has one slope.
 _FEWEST_VALUES = 8
 
-#: Series with their windows to use: bool by origin.
-Windows = Sequence[tuple[PreparedSeries, np.ndarray]]
+#: Sources with their windows to use: bool by origin.
+Windows = Sequence[tuple[WindowSource, np.ndarray]]
 
 
-def covariate_scale(covariates: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Return mean and standard deviation of each covariate over all series.
+@dataclass(frozen=True)
+class EffectSums:
+    """Sums over windows from which effects are solved, by component and step.
+
+    Attributes
+    ----------
+    gram : numpy.ndarray, shape (C, horizon, B, B)
+        Of the features.
+    cross : numpy.ndarray, shape (C, horizon, B)
+        Of the features with what the student misses.
+    power : float
+        Sum of squares of what the student misses.
+    n_known : int
+        Targets that are known.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    power: float
+    n_known: int
+
+    def error(self, weights: np.ndarray) -> float:
+        """Return the mean squared error with effects of some weights (C, at least horizon, B)."""
+        weights = weights[:, : self.gram.shape[1]]
+        explained = np.einsum("cti,ctij,ctj->", weights, self.gram, weights, optimize=True)
+        total = self.power - 2.0 * float(np.vdot(weights, self.cross)) + float(explained)
+        return max(total, 0.0) / max(self.n_known, 1)
+
+
+def empty_effects(sources: Sequence[WindowSource], n_steps: int) -> Effects:
+    """Return effects that are zero, with the scales and knots of some series' covariates.
 
     Parameters
     ----------
-    covariates : sequence of numpy.ndarray, shape (n, P), or None
+    sources : sequence of WindowSource
+    n_steps : int
+        T.
 
     Returns
     -------
-    numpy.ndarray of float64, shape (2, P), or None
-
-    Examples
-    --------
-    >>> covariate_scale([np.array([[1.0], [3.0]])])
-    array([[2.],
-           [1.]])
+    Effects
     """
-    arrays = [array for array in covariates if array is not None]
-    if not arrays:
-        return None
-    values = np.concatenate(arrays).astype(np.float64)
-    std = values.std(axis=0)
-    return np.stack([values.mean(axis=0), np.where(std > 0, std, 1.0)])
+    scales = CovariateScales.of([source.covariates for source in sources])
+    return Effects(np.zeros((1, n_steps, 1), np.float32), scales, _knots(sources, scales.future))
 
 
-def fit_effects(
-    student: LinearForecaster, windows: Windows, horizon: int, penalty: float
-) -> LinearForecaster:
-    """Fit the effects of covariates to what a student misses without them.
+def sum_effects(
+    student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
+) -> EffectSums:
+    """Sum over windows what effects are solved from.
 
     Parameters
     ----------
     student : LinearForecaster
         Fitted without covariates.
+    effects : Effects
+        Of :func:`empty_effects`.
     windows : sequence of tuple
-        PreparedSeries and the windows to use.
+        WindowSource and the windows to use.
     horizon : int
-        Steps whose truth may be looked at.
+        Steps of the targets that may be looked at.
+
+    Returns
+    -------
+    EffectSums
+    """
+    gram: np.ndarray | float = 0.0
+    cross: np.ndarray | float = 0.0
+    power, n_known = 0.0, 0
+    for features, missed in _misses(student, effects, windows, horizon):
+        known = np.isfinite(missed)
+        missed = np.where(known, missed, 0.0)
+        features = np.where(known[..., None], features, 0.0)
+        gram = gram + np.einsum("ntcb,ntcd->ctbd", features, features, optimize=True)
+        cross = cross + np.einsum("ntcb,ntc->ctb", features, missed, optimize=True)
+        power += float((missed**2).sum())
+        n_known += int(known.sum())
+    return EffectSums(np.asarray(gram), np.asarray(cross), power, n_known)
+
+
+def solve_effects(sums: EffectSums, effects: Effects, penalty: float) -> Effects:
+    """Solve the effects for one penalty.
+
+    Parameters
+    ----------
+    sums : EffectSums
+    effects : Effects
+        Of :func:`empty_effects`; steps beyond the horizon of the sums get the effect of all
+        steps together.
     penalty : float
         Of the ridge; infinity leaves the covariates without effect.
 
     Returns
     -------
-    LinearForecaster
-        With ``effects``, for all of its steps.
+    Effects
     """
-    series = [one for one, _ in windows]
-    scales = {
-        f"{kind}_scale": covariate_scale([getattr(one, kind) for one in series])
-        for kind in ("past", "future", "static")
-    }
-    knots = _knots(series, scales["future_scale"])
-    steps = student.output_chunk_length
-    effects = Effects(np.zeros((1, steps, 1), np.float32), knots=knots, **scales)
-    n_components = series[0].raw.shape[1]
-    gram, cross = np.empty(0), np.empty(0)
-    for features, missed in _misses(student, effects, windows, horizon):
-        if not gram.size:
-            n_features = features.shape[3]
-            gram = np.zeros((n_components, horizon, n_features, n_features))
-            cross = np.zeros((n_components, horizon, n_features))
-        known = np.isfinite(missed)
-        missed = np.where(known, missed, 0.0)
-        features = np.where(known[..., None], features, 0.0)
-        gram += np.einsum("ntcb,ntcd->ctbd", features, features, optimize=True)
-        cross += np.einsum("ntcb,ntc->ctb", features, missed, optimize=True)
-    weights = np.zeros((n_components, steps, gram.shape[-1]))
+    n_components, _, n_features = sums.cross.shape
+    n_steps = effects.weights.shape[1]
+    weights = np.zeros((n_components, n_steps, n_features))
     if np.isfinite(penalty):
         for component in range(n_components):
-            weights[component] = _solve(gram[component], cross[component], penalty, steps)
-    return replace(student, effects=replace(effects, weights=weights.astype(np.float32)))
+            weights[component] = _solve(
+                sums.gram[component], sums.cross[component], penalty, n_steps
+            )
+    return replace(effects, weights=weights.astype(np.float32))
 
 
-def choose_penalty(
-    student: LinearForecaster, windows: Windows, held_out: Windows, horizon: int
-) -> tuple[float, float]:
+def choose_penalty(sums: EffectSums, held_out: EffectSums, effects: Effects) -> tuple[float, float]:
     """Return the penalty whose effects have the smallest error on held-out windows, and it.
 
     Parameters
     ----------
-    student : LinearForecaster
-        Fitted to ``windows``, without covariates.
-    windows, held_out : sequence of tuple
-        PreparedSeries and the windows to use.
-    horizon : int
-        Steps whose truth may be looked at.
+    sums, held_out : EffectSums
+        Of the windows to fit to, and of the held-out ones.
+    effects : Effects
+        Of :func:`empty_effects`.
 
     Returns
     -------
     penalty, error : float
         Mean squared error in units of each series' variance.
     """
-    errors = []
-    for penalty in _PENALTIES:
-        fitted = fit_effects(student, windows, horizon, penalty)
-        assert fitted.effects is not None
-        total, n_known = 0.0, 0
-        for features, missed in _misses(student, fitted.effects, held_out, horizon):
-            explained = np.einsum(
-                "ntcb,ctb->ntc", features, fitted.effects.weights[:, :horizon], optimize=True
-            )
-            total += float(np.nansum((missed - explained) ** 2))
-            n_known += int(np.isfinite(missed).sum())
-        errors.append(total / max(n_known, 1))
+    errors = [
+        held_out.error(solve_effects(sums, effects, penalty).weights.astype(np.float64))
+        for penalty in _PENALTIES
+    ]
     best = int(np.argmin(errors))
     return _PENALTIES[best], errors[best]
 
@@ -148,22 +174,22 @@ def choose_penalty(
 def _misses(
     student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield features times the deviation (n, horizon, C, B), and what is missed (n, horizon, C)."""
-    length, shift = student.input_chunk_length, student.output_chunk_shift
-    steps = student.output_chunk_length
+    """Yield features times the contexts' std (n, horizon, C, B), and misses (n, horizon, C)."""
+    chunks = Chunks(
+        student.input_chunk_length, student.output_chunk_length, student.output_chunk_shift
+    )
     every = max(1, -(-sum(int(mask.sum()) for _, mask in windows) // _MOST_WINDOWS))
     alone = replace(student, effects=None, error_quantiles=None)
-    for series, mask in windows:
-        for origins in iterate_chunks(np.flatnonzero(mask)[::every], series.raw.shape[1], 1024):
-            contexts, unknown = filled_contexts(series, origins, length)
-            truth = target_windows(series.values, origins, horizon, shift)
-            missed = truth - alone.predict(contexts, horizon)
-            if unknown is not None:
-                missed = np.where(unknown[:, None], np.nan, missed)
-            covariates = window_covariates(series, origins, length, steps, shift)
+    for source, mask in windows:
+        taken = np.flatnonzero(mask)[::every]
+        for origins in iterate_chunks(taken, source.n_components, _ROWS_PER_CHUNK):
+            contexts, unknown = source.filled_contexts(origins, chunks.input_chunk_length)
+            targets = source.known_targets(origins, horizon, chunks.output_chunk_shift, unknown)
+            missed = targets - alone.predict(contexts, horizon)
+            covariates = source.window_covariates(origins, chunks)
             features = effects.features(covariates, student.matrix)[:, :horizon]
-            deviation = contexts.std(axis=1, dtype=np.float64)
-            yield features * deviation[:, None, :, None], missed
+            std = contexts.std(axis=1, dtype=np.float64)
+            yield features * std[:, None, :, None], missed
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float, n_steps: int) -> np.ndarray:
@@ -181,11 +207,12 @@ def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float, n_steps: int) ->
     return np.concatenate([own, beyond])
 
 
-def _knots(series: Sequence[PreparedSeries], scale: np.ndarray | None) -> np.ndarray | None:
+def _knots(sources: Sequence[WindowSource], scale: np.ndarray | None) -> np.ndarray | None:
     """Return where the slopes of future covariates change: at their quartiles."""
     if scale is None:
         return None
-    values = np.concatenate([one.future for one in series if one.future is not None])
+    known = [source.covariates.future for source in sources]
+    values = np.concatenate([array for array in known if array is not None])
     values = (values - scale[0]) / scale[1]
     knots = np.quantile(values, [0.25, 0.5, 0.75], axis=0).T
     few = np.array([len(np.unique(column)) < _FEWEST_VALUES for column in values.T])

@@ -14,10 +14,12 @@ three more arguments, ``past_covariates`` (B, L, P), ``future_covariates`` (B, L
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distilts_forecaster.runtime.networks import STEP_SIZE
+from distilts_forecaster.runtime.forward import STEP_SIZE
+from distilts_forecaster.students.base import NetworkShape
 
 __all__ = ["DLinearNetwork", "ITransformerNetwork", "MLPNetwork"]
 
@@ -84,23 +86,16 @@ class ITransformerNetwork(nn.Module):
 
     Parameters
     ----------
-    input_chunk_length, output_chunk_length : int
-        L and T.
-    n_quantiles : int
-        Q.
-    n_covariates : tuple of int
-        Past, future and static covariates: P, F and S. The first two are tokens beside those
-        of the components, the last is added to each component's.
+    shape : NetworkShape
+        Past and future covariates are tokens beside those of the components; static ones are
+        added to the token of each component.
     d_model, n_heads, d_ff, n_layers : int
     dropout : float
     """
 
     def __init__(
         self,
-        input_chunk_length: int,
-        output_chunk_length: int,
-        n_quantiles: int,
-        n_covariates: tuple[int, int, int],
+        shape: NetworkShape,
         d_model: int,
         n_heads: int,
         d_ff: int,
@@ -108,13 +103,13 @@ class ITransformerNetwork(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.shape = (output_chunk_length, n_quantiles)
+        self.shape = (shape.output_chunk_length, shape.n_quantiles)
         self.hidden_size = d_model
-        self.embedding = nn.Sequential(nn.Linear(input_chunk_length, d_model), nn.Dropout(dropout))
-        n_past, n_future, n_static = n_covariates
-        self.past = nn.Linear(input_chunk_length, d_model) if n_past else None
-        ahead = input_chunk_length + output_chunk_length
-        self.future = nn.Linear(ahead, d_model) if n_future else None
+        length, ahead = shape.input_chunk_length, shape.output_chunk_length
+        n_past, n_future, n_static = shape.n_covariates
+        self.embedding = nn.Sequential(nn.Linear(length, d_model), nn.Dropout(dropout))
+        self.past = nn.Linear(length, d_model) if n_past else None
+        self.future = nn.Linear(length + ahead, d_model) if n_future else None
         self.static = nn.Linear(n_static, d_model) if n_static else None
         layer = nn.TransformerEncoderLayer(
             d_model, n_heads, d_ff, dropout, activation="gelu", batch_first=True
@@ -122,7 +117,7 @@ class ITransformerNetwork(nn.Module):
         self.encoder = nn.TransformerEncoder(
             layer, n_layers, norm=nn.LayerNorm(d_model), enable_nested_tensor=False
         )
-        self.head = nn.Linear(d_model, output_chunk_length * n_quantiles)
+        self.head = nn.Linear(d_model, ahead * shape.n_quantiles)
 
     def forward(
         self,
@@ -148,55 +143,43 @@ class MLPNetwork(nn.Module):
 
     Parameters
     ----------
-    input_chunk_length, output_chunk_length : int
-        L and T.
-    n_quantiles : int
-        Q.
-    n_covariates : tuple of int
-        Covariates known for the context only (P), for context and horizon (F), and static
-        ones of each component (S).
+    shape : NetworkShape
     hidden_size, n_blocks : int
     dropout : float
     """
 
     def __init__(
-        self,
-        input_chunk_length: int,
-        output_chunk_length: int,
-        n_quantiles: int,
-        n_covariates: tuple[int, int, int],
-        hidden_size: int,
-        n_blocks: int,
-        dropout: float,
+        self, shape: NetworkShape, hidden_size: int, n_blocks: int, dropout: float
     ) -> None:
         super().__init__()
-        self.shape = (output_chunk_length, n_quantiles)
+        length, steps = shape.input_chunk_length, shape.output_chunk_length
+        self.shape = (steps, shape.n_quantiles)
         self.hidden_size = hidden_size
-        self.skip = nn.Linear(input_chunk_length, output_chunk_length, bias=False)
-        n_past, n_future, n_static = n_covariates
-        n_inputs = input_chunk_length + n_static
+        self.skip = nn.Linear(length, steps, bias=False)
+        n_past, n_future, n_static = shape.n_covariates
+        n_inputs = length + n_static
         self.past = self.future = None
         if n_past:
             size = min(n_past, STEP_SIZE)
             self.past = nn.Linear(n_past, size)
-            n_inputs += size * input_chunk_length
+            n_inputs += size * length
         if n_future:
             size = min(n_future, STEP_SIZE)
             self.future = nn.Linear(n_future, size)
-            n_inputs += size * (input_chunk_length + output_chunk_length)
+            n_inputs += size * (length + steps)
         self.embedding = nn.Linear(n_inputs, hidden_size)
         self.blocks = nn.ModuleList(_Block(hidden_size, dropout) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(hidden_size)
-        self.head = nn.Linear(hidden_size, output_chunk_length * n_quantiles)
+        self.head = nn.Linear(hidden_size, steps * shape.n_quantiles)
         # The residual starts at nothing: what is trained starts from the linear map alone.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def start_from(self, weights: Tensor) -> None:
-        """Set the linear map (L, T); of fewer steps, only their part, and the rest to zero."""
+    def start_from(self, weights: np.ndarray) -> None:
+        """Set the linear map (L, T). Weights of fewer steps leave the other steps at zero."""
         with torch.no_grad():
             self.skip.weight.zero_()
-            self.skip.weight[: weights.shape[1]] = weights.T
+            self.skip.weight[: weights.shape[1]] = torch.from_numpy(weights.T).float()
 
     def forward(
         self,

@@ -4,7 +4,7 @@ The loss of DistilTS (Li et al., ICASSP 2026, arXiv 2601.12785) is::
 
     mean (y - yS)^2  +  alpha * mean_t w_t (yT_t - yS_t)^2  +  beta * alignment
 
-with ``y`` the truth, ``yT`` the teacher and ``yS`` the student, and weights
+with ``y`` the target, ``yT`` the teacher and ``yS`` the student, and weights
 ``w_t`` of mean one that grow over the horizon.
 """
 
@@ -48,7 +48,7 @@ class Objective:
     alignment_weight : float, default 0.0
         beta.
     quantile_levels : tuple of float, default (0.5,)
-        With one, the truth enters by its squared error; with several by the pinball
+        With one, the target enters by its squared error; with several by the pinball
         loss of each, doubled, so that the median's is the absolute error.
 
     Examples
@@ -56,8 +56,8 @@ class Objective:
     >>> import torch
     >>> objective = Objective(0.5, exponential_weights(2, 0.0))
     >>> forecast = torch.zeros(1, 2, 1, 1)
-    >>> truth, labels = torch.ones(1, 2, 1), 2 * torch.ones(1, 2, 1, 1)
-    >>> objective.supervised(forecast, truth), objective.distillation(forecast, labels)
+    >>> target, labels = torch.ones(1, 2, 1), 2 * torch.ones(1, 2, 1, 1)
+    >>> objective.supervised(forecast, target), objective.distillation(forecast, labels)
     (tensor([1.]), tensor([4.]))
     >>> float(objective.total(1.0, 4.0))
     3.0
@@ -68,30 +68,29 @@ class Objective:
     alignment_weight: float = 0.0
     quantile_levels: tuple[float, ...] = (0.5,)
 
-    def supervised(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Return the error against the truth of each window.
+    def supervised(self, forecast: Tensor, target: Tensor) -> Tensor:
+        """Return each window's error against its target.
 
         Parameters
         ----------
         forecast : Tensor, shape (B, T, C, Q)
-        truth : Tensor, shape (B, T, C)
-            NaN where missing, which has no error: what is known counts alike, in whatever
-            window it is.
+        target : Tensor, shape (B, T, C)
+            NaN where missing: it has no error.
 
         Returns
         -------
         Tensor, shape (B,)
         """
-        known = (truth == truth)[..., None]
+        known = (target == target)[..., None]
         # Replaced, not multiplied: the gradient of NaN times zero is NaN.
-        error = (truth[..., None] - forecast).where(known, forecast.new_zeros(()))
+        error = (target[..., None] - forecast).where(known, forecast.new_zeros(()))
         if len(self.quantile_levels) == 1:
             return (error**2).mean((1, 2, 3))
         levels = error.new_tensor(self.quantile_levels)
         return 2.0 * ((levels - (error < 0).to(error.dtype)) * error).mean((1, 2, 3))
 
     def distillation(self, forecast: Tensor, labels: Tensor) -> Tensor:
-        """Return the weighted squared error against the teacher of each window.
+        """Return each window's weighted squared error against the teacher.
 
         Parameters
         ----------

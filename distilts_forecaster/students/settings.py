@@ -1,106 +1,42 @@
-"""Settings and records of students that are trained by gradient; imports no torch itself."""
+"""The kinds of students, with their settings. torch is imported when a network is fitted."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.checks import check_integer, check_number
+from distilts_forecaster.runtime.forward import SIZES
+from distilts_forecaster.runtime.linear import LinearForecaster
+from distilts_forecaster.runtime.networks import NetworkForecaster
+from distilts_forecaster.students.base import (
+    FitTask,
+    Fitted,
+    Frame,
+    NetworkSettings,
+    NetworkShape,
+    StudentSettings,
+    Training,
+)
+from distilts_forecaster.students.sums import WindowSums, solve_choice
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MLP", "DLinear", "Epoch", "ITransformer", "Network", "Training"]
-
-
-def _check_integer(name: str, value: Any, at_least: int = 1) -> None:
-    """Raise unless it is an integer of at least ``at_least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
-    if value < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {value}.")
-
-
-def _check_number(name: str, value: Any, above: float, below: float = math.inf) -> None:
-    """Raise unless it is a number between two others, the lower one allowed."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not above <= float(value) < below:
-        raise ValueError(f"{name} must be at least {above:g} and below {below:g}, got {value!r}.")
-
-
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Raise unless it is one of the known names."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a student is trained by gradient: AdamW, in batches of windows.
-
-    Parameters
-    ----------
-    learning_rate : float, default 1e-3
-        At the start; see ``schedule``.
-    batch_size : int, default 32
-        Windows (with all their components) in a step.
-    max_epochs : int, default 10
-        Passes over the windows at most.
-    patience : int, default 3
-        Stop after so many epochs without a smaller error on held-out windows. The best
-        epoch's weights are kept.
-    schedule : {"cosine", "constant"}, default "cosine"
-        Whether the learning rate falls to zero over ``max_epochs``.
-    weight_decay : float, default 0.0
-        Of AdamW, which is Adam at 0.
-    gradient_clip : float, default 1.0
-        Largest norm of a gradient; longer ones are shortened.
-    max_windows_per_epoch : int or None, default None
-        Windows drawn for an epoch, anew for each; None takes all of them.
-    precision : {"auto", "float32", "bfloat16"}, default "auto"
-        What products are computed in. "auto" is bfloat16 on a GPU that has it and
-        float32 elsewhere: most CPUs only emulate it.
-    device : str, default "auto"
-        ``"cpu"``, ``"cuda"``, ...; "auto" is a GPU where there is one.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a setting is not one of the above.
-
-    Examples
-    --------
-    >>> Training(max_epochs=3).max_epochs
-    3
-    """
-
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    max_epochs: int = 10
-    patience: int = 3
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    max_windows_per_epoch: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        for name in ("batch_size", "max_epochs", "patience"):
-            _check_integer(name, getattr(self, name))
-        if self.max_windows_per_epoch is not None:
-            _check_integer("max_windows_per_epoch", self.max_windows_per_epoch)
-        for name in ("learning_rate", "gradient_clip"):
-            _check_number(name, getattr(self, name), above=1e-12)
-        _check_number("weight_decay", self.weight_decay, above=0.0)
-        _check_choice("schedule", self.schedule, ("cosine", "constant"))
-        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
-        if not isinstance(self.device, str):
-            raise TypeError(f'device must be a name such as "cpu" or "cuda", got {self.device!r}.')
+__all__ = [
+    "MLP",
+    "Copied",
+    "DLinear",
+    "ITransformer",
+    "Linear",
+    "Network",
+    "Training",
+]
 
 
 def _check_training(value: Any) -> None:
@@ -110,7 +46,101 @@ def _check_training(value: Any) -> None:
 
 
 @dataclass(frozen=True)
-class DLinear:
+class Linear(StudentSettings):
+    """The exact linear student: weighted least squares, solved in a second.
+
+    Parameters
+    ----------
+    per_component : bool, default False
+        One matrix for each component instead of one shared by all. Worth trying where components
+        behave differently and histories are long.
+    ridge : float or "auto", default "auto"
+        Strength of the ridge penalty (lambda), relative to the mean power of the normalised
+        contexts. "auto" chooses on held-out windows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is of the wrong type, or ``ridge`` is not positive.
+
+    Examples
+    --------
+    >>> Linear(ridge=0.01)
+    Linear(per_component=False, ridge=0.01)
+    """
+
+    is_matrix: ClassVar[bool] = True
+    is_exact: ClassVar[bool] = True
+
+    per_component: bool = False
+    ridge: float | str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not type(self.per_component).__name__.startswith("bool"):
+            raise TypeError(f"per_component must be True or False, got {self.per_component!r}.")
+        if isinstance(self.ridge, str):
+            if self.ridge != "auto":
+                raise ValueError(f'ridge must be "auto" or a positive number, got {self.ridge!r}.')
+        else:
+            check_number("ridge", self.ridge, at_least=1e-300)
+
+    def fit(self, task: FitTask) -> Fitted:
+        """Solve the least-squares problem."""
+        student = self._solved(task.final, task)
+        trial = self._solved(task.trial, task) if task.holds_out else student
+        return Fitted(student, trial, task.choice.error)
+
+    def _solved(self, sums: WindowSums, task: FitTask) -> LinearForecaster:
+        """Return the student of the chosen settings."""
+        choice, frame = task.choice, task.frame
+        solution = solve_choice(sums, *choice.objective)
+        if not np.isfinite(solution).all():
+            raise ValueError(
+                "The least-squares problem has no finite solution: the series' values or the "
+                f"teacher's forecasts are too large for float32, or distillation_weight="
+                f"{choice.alpha:g} or ridge={choice.ridge:g} is too extreme."
+            )
+        shift = frame.chunks.output_chunk_shift
+        weights = solution.astype(np.float32)
+        return LinearForecaster(weights, shift, frame.period, frame.nonnegative)
+
+
+class _Trained(NetworkSettings):
+    """What networks of this package and the user's own have in common."""
+
+    def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
+        """Return what forecasts as a fitted network does, in NumPy."""
+        kind = type(self).__name__.lower()
+        state = network.state_dict()
+        return NetworkForecaster(
+            kind=kind,
+            sizes={name: getattr(self, name) for name in SIZES[kind]},
+            arrays={name: v.float().cpu().numpy().copy() for name, v in state.items()},
+            input_chunk_length=frame.chunks.input_chunk_length,
+            output_chunk_length=frame.chunks.output_chunk_length,
+            output_chunk_shift=frame.chunks.output_chunk_shift,
+            quantile_levels=frame.quantile_levels,
+            scales=frame.scales,
+            period=frame.period,
+            nonnegative=frame.nonnegative,
+        )
+
+    def probe(self, shape: NetworkShape, n_components: int) -> int | None:
+        """Build the network and try it on random windows."""
+        from distilts_forecaster.students.fitting import probe_network
+
+        return probe_network(self, shape, n_components)
+
+    def fit(self, task: FitTask) -> Fitted:
+        """Train the network, stopped early on the held-out windows, then on all windows."""
+        from distilts_forecaster.students.fitting import fit_network
+
+        return fit_network(self, task)
+
+
+@dataclass(frozen=True)
+class DLinear(_Trained):
     """Decomposition and two linear maps, trained by gradient; folds to one matrix.
 
     Parameters
@@ -131,22 +161,36 @@ class DLinear:
     49
     """
 
+    is_matrix: ClassVar[bool] = True
+
     kernel_size: int | None = 25
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.kernel_size is not None:
-            _check_integer("kernel_size", self.kernel_size)
+            check_integer("kernel_size", self.kernel_size)
             if self.kernel_size % 2 == 0:
                 raise ValueError(
                     f"kernel_size must be odd, got {self.kernel_size}; try {self.kernel_size + 1}."
                 )
         _check_training(self.training)
 
+    def make_network(self, shape: NetworkShape) -> nn.Module:
+        """Build the network as it starts."""
+        from distilts_forecaster.students.networks import DLinearNetwork
+
+        return DLinearNetwork(shape.input_chunk_length, shape.output_chunk_length, self.kernel_size)
+
+    def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
+        """Fold the network into one matrix."""
+        folded = network.fold().float().numpy()[None]  # type: ignore[operator]
+        shift = frame.chunks.output_chunk_shift
+        return LinearForecaster(folded, shift, frame.period, frame.nonnegative)
+
 
 @dataclass(frozen=True)
-class ITransformer:
+class ITransformer(_Trained):
     """A transformer over components as tokens: the paper's DistilTS-T.
 
     The paper's sizes are the defaults but for the width; its own is ``d_model=512,
@@ -182,17 +226,25 @@ class ITransformer:
     def __post_init__(self) -> None:
         """Check the settings."""
         for name in ("d_model", "n_heads", "d_ff", "n_layers"):
-            _check_integer(name, getattr(self, name))
+            check_integer(name, getattr(self, name))
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}."
             )
-        _check_number("dropout", self.dropout, above=0.0, below=1.0)
+        check_number("dropout", self.dropout, below=1.0)
         _check_training(self.training)
+
+    def make_network(self, shape: NetworkShape) -> nn.Module:
+        """Build the network as it starts."""
+        from distilts_forecaster.students.networks import ITransformerNetwork
+
+        return ITransformerNetwork(
+            shape, self.d_model, self.n_heads, self.d_ff, self.n_layers, self.dropout
+        )
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(_Trained):
     """A residual MLP over the lookback, beside a linear map; takes covariates.
 
     The linear map starts at the exact student, the residual at nothing: training keeps
@@ -224,9 +276,19 @@ class MLP:
     def __post_init__(self) -> None:
         """Check the settings."""
         for name in ("hidden_size", "n_blocks"):
-            _check_integer(name, getattr(self, name))
-        _check_number("dropout", self.dropout, above=0.0, below=1.0)
+            check_integer(name, getattr(self, name))
+        check_number("dropout", self.dropout, below=1.0)
         _check_training(self.training)
+
+    def make_network(self, shape: NetworkShape) -> nn.Module:
+        """Build the network as it starts."""
+        from distilts_forecaster.students.networks import MLPNetwork
+
+        return MLPNetwork(shape, self.hidden_size, self.n_blocks, self.dropout)
+
+    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> None:
+        """Set the linear map to the exact solution."""
+        network.start_from(exact()[0])  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -241,7 +303,7 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(_Trained):
     """Your own ``torch.nn.Module`` as the student.
 
     Parameters
@@ -274,6 +336,8 @@ class Network:
     >>> student = Network(LastValue)
     """
 
+    takes_covariates: ClassVar[bool] = False
+
     build: Callable[[int, int, int], nn.Module]
     training: Training = field(default_factory=Training)
 
@@ -289,31 +353,21 @@ class Network:
             )
         _check_training(self.training)
 
+    def make_network(self, shape: NetworkShape) -> nn.Module:
+        """Call the user's function."""
+        from torch import nn
 
-@dataclass(frozen=True)
-class Epoch:
-    """What happened in one pass over the windows.
+        sizes = (shape.input_chunk_length, shape.output_chunk_length, shape.n_quantiles)
+        network = self.build(*sizes)
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                "The function in Network must build a torch.nn.Module, got "
+                f"{type(network).__name__}."
+            )
+        return network
 
-    Attributes
-    ----------
-    number : int
-        From 1; 0 is the network before training.
-    total, supervised, distillation, alignment : float
-        Means over the epoch of the loss and of its terms, before they are weighted; on the
-        scale of errors. NaN where a term cannot be computed.
-    validation_error : float
-        On the held-out windows, NaN without them: mean squared error in units of each
-        series' variance; with quantiles, the pinball loss.
-    learning_rate : float
-        At the end.
-    seconds : float
-    """
+    def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
+        """Wrap the user's module: it forecasts with torch."""
+        from distilts_forecaster.students.module import ModuleForecaster
 
-    number: int
-    total: float
-    supervised: float
-    distillation: float
-    alignment: float
-    validation_error: float
-    learning_rate: float
-    seconds: float
+        return ModuleForecaster(network, frame)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distilts_forecaster.students.settings import Epoch, Training
-
-if TYPE_CHECKING:
-    from distilts_forecaster.students.objective import Objective
-    from distilts_forecaster.windows.batches import Batch, TrainingWindows
+from distilts_forecaster.students.base import Epoch, Training
+from distilts_forecaster.students.objective import Objective
+from distilts_forecaster.windows.batches import Batch, TrainingWindows
 
 __all__ = ["Trained", "call_network", "resolve_device", "train"]
 
@@ -44,13 +37,11 @@ class Trained:
         Number of the epoch whose weights were kept.
     best_error : float or None
         Its error on the held-out windows, None without them.
-    seed : int
     """
 
     epochs: tuple[Epoch, ...]
     best: int
     best_error: float | None
-    seed: int
 
 
 def train(
@@ -60,9 +51,8 @@ def train(
     training: Training,
     held_out: TrainingWindows | None = None,
     aligner: nn.Module | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     n_epochs: int | None = None,
-    checkpoint: Path | None = None,
     verbose: bool | None = False,
 ) -> Trained:
     """Train a network in place.
@@ -80,13 +70,9 @@ def train(
         To stop early on.
     aligner : torch.nn.Module, optional
         Trained with the network; takes hidden states of student and teacher.
-    seed : int, optional
-        By default drawn at random.
+    seed : int, default 0
     n_epochs : int, optional
         Stop after so many, without changing the schedule.
-    checkpoint : path-like, optional
-        A file to go on from if it is there, written after each epoch. What follows is then
-        the same, to the bit, as without the interruption.
     verbose : bool or None, default False
         Progress bar; None shows it on a terminal.
 
@@ -99,154 +85,147 @@ def train(
     ValueError
         If the network's forecast has the wrong shape, or the loss is not finite.
     """
-    device = resolve_device(training.device)
-    modules = nn.ModuleList([network] if aligner is None else [network, aligner]).to(device)
-    optimiser = torch.optim.AdamW(
-        modules.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    n_windows = min(len(windows), training.max_windows_per_epoch or len(windows))
-    if n_windows > 1 and n_windows % training.batch_size == 1:
-        n_windows -= 1  # networks that normalise over a batch cannot take one of one window
-    n_batches = -(-n_windows // training.batch_size)
-    state = _State(seed=_draw() if seed is None else seed)
-    state.load(checkpoint, modules, optimiser, device)
+    run = _Run(network, aligner, windows, objective, training)
+    best = _Best()
+    epochs: list[Epoch] = []
     last = training.max_epochs if n_epochs is None else n_epochs
     with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []),
         tqdm(
-            total=last * n_batches,
-            initial=len(state.epochs) * n_batches,
+            total=last * run.n_batches,
             desc="training",
             unit="batch",
             disable=None if verbose is None else not verbose,
             leave=False,
         ) as bar,
     ):
-        if not state.epochs and held_out is not None:
-            state.judge(0, _validate(network, held_out, objective, device), network)
-        while len(state.epochs) < last and not state.is_over(training.patience, held_out):
-            number = len(state.epochs) + 1
-            # From the epoch's number alone: nothing else is needed to go on from a file.
-            torch.manual_seed(state.seed + number)
-            rng = np.random.default_rng([state.seed, number])
-            started = time.perf_counter()
-            order = rng.permutation(len(windows))[:n_windows]
-            terms, n_done = np.zeros(4), 0
-            modules.train()
-            for i in range(n_batches):
-                chosen = order[i * training.batch_size : (i + 1) * training.batch_size]
-                progress = ((number - 1) * n_batches + i) / (training.max_epochs * n_batches)
-                rate = _learning_rate(training, progress)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                values = _step(modules, windows, chosen, objective, optimiser, training, device)
-                terms += len(chosen) * values
-                n_done += len(chosen)
-                bar.update()
+        if held_out is not None:
+            best.judge(0, _validate(network, held_out, objective, run.device), network)
+        while len(epochs) < last and not (
+            held_out is not None and len(epochs) - best.number >= training.patience
+        ):
+            number, started = len(epochs) + 1, time.perf_counter()
+            means, rate = run.epoch(number, seed, bar.update)
             error = math.nan
             if held_out is not None:
-                error = _validate(network, held_out, objective, device)
-            means = [float(term) for term in terms / n_done]
+                error = _validate(network, held_out, objective, run.device)
+            total, supervised, distillation, alignment = means
             seconds = time.perf_counter() - started
-            state.epochs.append(
-                Epoch(number, means[0], means[1], means[2], means[3], error, rate, seconds)
+            epochs.append(
+                Epoch(number, total, supervised, distillation, alignment, error, rate, seconds)
             )
-            state.judge(number, error, network)
-            state.save(checkpoint, modules, optimiser)
+            best.judge(number, error, network)
             bar.set_postfix(loss=f"{means[0]:.4f}", validation=f"{error:.4f}")
-    network.load_state_dict(state.best_weights or network.state_dict())
+    if best.weights is not None:
+        network.load_state_dict(best.weights)
     network.to("cpu").eval()
-    if state.best_weights is None:
-        return Trained(tuple(state.epochs), len(state.epochs), None, state.seed)
-    return Trained(tuple(state.epochs), state.best, state.best_error, state.seed)
+    if best.weights is None:
+        return Trained(tuple(epochs), len(epochs), None)
+    return Trained(tuple(epochs), best.number, best.error)
 
 
-class _State:
-    """How far a training has come; what a checkpoint holds besides weights."""
+class _Best:
+    """The best epoch so far, with its weights."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.epochs: list[Epoch] = []
-        self.best = 0
-        self.best_error = math.inf
-        self.best_weights: dict[str, Tensor] | None = None
+    def __init__(self) -> None:
+        self.number = 0
+        self.error = math.inf
+        self.weights: dict[str, Tensor] | None = None
 
     def judge(self, number: int, error: float, network: nn.Module) -> None:
         """Keep the weights if they are the best so far; without held-out windows, never."""
-        if error < self.best_error:
-            self.best, self.best_error = number, error
-            self.best_weights = {
+        if error < self.error:
+            self.number, self.error = number, error
+            self.weights = {
                 name: value.detach().cpu().clone() for name, value in network.state_dict().items()
             }
 
-    def is_over(self, patience: int, held_out: object) -> bool:
-        """Say whether the error on held-out windows has stopped falling."""
-        return held_out is not None and len(self.epochs) - self.best >= patience
 
-    def save(self, path: Path | None, modules: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Write a checkpoint, whole or not at all."""
-        if path is None:
-            return
-        content = {
-            "modules": modules.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "seed": self.seed,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
-            "best": self.best,
-            "best_error": self.best_error,
-            "best_weights": self.best_weights,
-        }
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, part)
-            os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            if len(self.epochs) == 1:
-                warnings.warn(
-                    f"The training cannot be kept in {path.parent} ({error}): an interrupted fit "
-                    "will start again. Pass a writable cache_dir, or cache_dir=False.",
-                    stacklevel=4,
-                )
-        except BaseException:  # an interrupt leaves no part of a file
-            part.unlink(missing_ok=True)
-            raise
+class _Run:
+    """A training: modules, optimiser, and how windows become batches."""
 
-    def load(
+    def __init__(
         self,
-        path: Path | None,
-        modules: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        device: torch.device,
+        network: nn.Module,
+        aligner: nn.Module | None,
+        windows: TrainingWindows,
+        objective: Objective,
+        training: Training,
     ) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if path is None or not path.is_file():
-            return
-        before = copy.deepcopy((modules.state_dict(), optimiser.state_dict()))
-        try:
-            content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            epochs = [Epoch(**epoch) for epoch in content["epochs"]]
-            modules.load_state_dict(content["modules"])
-            optimiser.load_state_dict(content["optimiser"])
-            self.seed, self.best = content["seed"], content["best"]
-            self.best_error, self.best_weights = content["best_error"], content["best_weights"]
-            self.epochs = epochs
-        except Exception as error:  # a damaged file fails in many ways
-            modules.load_state_dict(before[0])
-            optimiser.load_state_dict(before[1])
-            warnings.warn(
-                f"The interrupted training {path} is damaged ({error}): it starts again.",
-                stacklevel=4,
+        self.windows, self.objective, self.training = windows, objective, training
+        self.device = resolve_device(training.device)
+        modules = [network] if aligner is None else [network, aligner]
+        self.modules = nn.ModuleList(modules).to(self.device)
+        self.optimiser = torch.optim.AdamW(
+            self.modules.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        n_windows = min(len(windows), training.max_windows_per_epoch or len(windows))
+        if n_windows > 1 and n_windows % training.batch_size == 1:
+            n_windows -= 1  # networks that normalise over a batch cannot take one of one window
+        self.n_windows = n_windows
+        self.n_batches = -(-n_windows // training.batch_size)
+
+    def epoch(
+        self, number: int, seed: int, on_batch: Callable[[], object]
+    ) -> tuple[list[float], float]:
+        """Train for one epoch; return the means of loss and terms, and the last learning rate."""
+        torch.manual_seed(seed + number)
+        rng = np.random.default_rng([seed, number])
+        order = rng.permutation(len(self.windows))[: self.n_windows]
+        size, rate = self.training.batch_size, self.training.learning_rate
+        terms, n_done = np.zeros(1 + len(_TERMS)), 0
+        self.modules.train()
+        for i in range(self.n_batches):
+            chosen = order[i * size : (i + 1) * size]
+            done = (number - 1) * self.n_batches + i
+            rate = _learning_rate(self.training, done / (self.training.max_epochs * self.n_batches))
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            terms += len(chosen) * self._step(chosen)
+            n_done += len(chosen)
+            on_batch()
+        return [float(term) for term in terms / n_done], rate
+
+    def _step(self, chosen: np.ndarray) -> np.ndarray:
+        """Take one step; return total, supervised, distillation and alignment."""
+        batch, windows, device = self.windows.batch(chosen), self.windows, self.device
+        with _precision(self.training, device):
+            forecast, hidden = _forecast(self.modules[0], batch, device, windows)
+        total, values = self._loss(batch, chosen, forecast, hidden)
+        if not torch.isfinite(total):
+            raise ValueError(
+                f"The training loss became {float(total.detach())}: the learning rate "
+                f"{self.training.learning_rate:g} may be too high, or the network's forecast not "
+                "finite."
             )
-            with suppress(OSError):
-                path.unlink()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), self.training.gradient_clip)
+        self.optimiser.step()
+        return np.array([float(total.detach()), *(values.get(name, math.nan) for name in _TERMS)])
 
-
-def _draw() -> int:
-    """Draw a seed that torch and NumPy both take."""
-    return int(np.random.default_rng().integers(2**31))
+    def _loss(
+        self, batch: Batch, chosen: np.ndarray, forecast: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss, and the value of each of its terms."""
+        windows, device = self.windows, self.device
+        steps = windows.n_target_steps
+        target = torch.from_numpy(batch.target).to(device, non_blocking=True)
+        losses = self.objective.supervised(forecast[:, :steps], target[:, :steps])
+        losses = losses * torch.from_numpy(batch.weight).to(device)
+        terms = {"supervised": _mean_of_known(losses, windows.has_target, chosen)}
+        if batch.labels is not None:
+            losses = self.objective.distillation(forecast, _tensor(batch.labels, device))
+            terms["distillation"] = _mean_of_known(losses, windows.has_labels, chosen)
+        if len(self.modules) > 1 and batch.hidden is not None and hidden is not None:
+            known = torch.from_numpy(windows.has_labels[chosen]).to(device)
+            losses = hidden.new_zeros(len(chosen), dtype=torch.float32)
+            if known.any():
+                theirs = _tensor(batch.hidden, device)[known]
+                losses[known] = self.modules[1](hidden.float()[known], theirs)
+            terms["alignment"] = _mean_of_known(losses, windows.has_labels, chosen)
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        return self.objective.total(**terms), values
 
 
 def resolve_device(name: str) -> torch.device:
@@ -292,47 +271,6 @@ def _precision(training: Training, device: torch.device) -> Iterator[None]:
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=wanted):
         yield
-
-
-def _step(
-    modules: nn.ModuleList,
-    windows: TrainingWindows,
-    chosen: np.ndarray,
-    objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    training: Training,
-    device: torch.device,
-) -> np.ndarray:
-    """Take one step; return total, supervised, distillation and alignment."""
-    batch = windows.batch(chosen)
-    with _precision(training, device):
-        forecast, hidden = _forecast(modules[0], batch, device, windows)
-    steps = windows.n_target_steps
-    truth = torch.from_numpy(batch.truth).to(device, non_blocking=True)
-    losses = objective.supervised(forecast[:, :steps], truth[:, :steps])
-    terms = {"supervised": _mean_of_known(losses, windows.has_target, chosen)}
-    if batch.labels is not None:
-        losses = objective.distillation(forecast, _tensor(batch.labels, device))
-        terms["distillation"] = _mean_of_known(losses, windows.has_labels, chosen)
-    if len(modules) > 1 and batch.hidden is not None and hidden is not None:
-        known = torch.from_numpy(windows.has_labels[chosen]).to(device)
-        losses = hidden.new_zeros(len(chosen), dtype=torch.float32)
-        if known.any():
-            theirs = _tensor(batch.hidden, device)[known]
-            losses[known] = modules[1](hidden.float()[known], theirs)
-        terms["alignment"] = _mean_of_known(losses, windows.has_labels, chosen)
-    total = objective.total(**terms)
-    if not torch.isfinite(total):
-        raise ValueError(
-            f"The training loss became {float(total.detach())}: the learning rate "
-            f"{training.learning_rate:g} may be too high, or the network's forecast not finite."
-        )
-    optimiser.zero_grad(set_to_none=True)
-    total.backward()
-    nn.utils.clip_grad_norm_(modules.parameters(), training.gradient_clip)
-    optimiser.step()
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    return np.array([float(total.detach()), *(values.get(name, math.nan) for name in _TERMS)])
 
 
 def _mean_of_known(losses: Tensor, known: np.ndarray, chosen: np.ndarray) -> Tensor:
@@ -397,9 +335,10 @@ def _forecast(
     network: nn.Module, batch: Batch, device: torch.device, windows: TrainingWindows
 ) -> tuple[Tensor, Tensor | None]:
     """Forecast a batch on the scale of errors."""
-    given = (batch.past, batch.future, batch.static)
+    given = batch.covariates.by_kind()
     covariates = [None if c is None else _tensor(c, device) for c in given]
-    shape = (windows.output_chunk_length, batch.context.shape[2], windows.n_quantiles)
+    steps = windows.chunks.output_chunk_length
+    shape = (steps, batch.context.shape[2], windows.n_quantiles)
     forecast, hidden = call_network(network, _tensor(batch.context, device), covariates, shape)
     return forecast * _tensor(batch.ratio, device)[..., None], hidden
 
@@ -409,7 +348,7 @@ def _validate(
 ) -> float:
     """Return the error on held-out windows in units of the series' own std."""
     network.eval()
-    step = max(1, _ROWS_PER_FORWARD // held_out.series[0].raw.shape[1])
+    step = max(1, _ROWS_PER_FORWARD // held_out.sources[0].n_components)
     steps = held_out.n_target_steps
     total, n_known = 0.0, 0.0
     with torch.no_grad():
@@ -417,9 +356,9 @@ def _validate(
             chosen = np.arange(start, min(start + step, len(held_out)))
             batch = held_out.batch(chosen)
             forecast, _ = _forecast(network, batch, device, held_out)
-            std = _tensor(batch.std, device)
-            truth = torch.from_numpy(batch.truth).to(device)[:, :steps] * std
-            losses = objective.supervised(forecast[:, :steps] * std[..., None], truth)
+            std = _tensor(batch.soft_std, device)
+            target = torch.from_numpy(batch.target).to(device)[:, :steps] * std
+            losses = objective.supervised(forecast[:, :steps] * std[..., None], target)
             total += float(losses.double().sum())
-            n_known += float(torch.isfinite(truth).double().mean((1, 2)).sum())
+            n_known += float(torch.isfinite(target).double().mean((1, 2)).sum())
     return total / max(n_known, 1e-9)

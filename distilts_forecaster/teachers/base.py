@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.covariates import Covariates
 
 __all__ = [
     "HiddenTeacher",
@@ -72,7 +72,7 @@ class TeacherInfo:
         outside are refused. None if it gives a point forecast only (the level 0.5).
     takes_covariates : bool
         Whether ``forecast`` takes the covariates of the windows too, as ``covariates``: a
-        :class:`~distilts_forecaster.runtime.effects.Covariates` with ``past`` (N, L, P) and
+        :class:`~distilts_forecaster.runtime.covariates.Covariates` with ``past`` (N, L, P) and
         ``future`` (N, L + T, F), either of them None where there are none.
     hidden : str or None
         Which hidden states :meth:`HiddenTeacher.hidden_states` gives ("encoder", the name

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.checks import extra_for
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
@@ -333,13 +334,9 @@ def _with_covariates(inputs: Any, covariates: Covariates) -> list[dict[str, Any]
 
 def _import_torch() -> Any:
     """Import torch, or say what to install."""
-    try:
+    with extra_for("a teacher of the Chronos family", "chronos"):
         import chronos  # noqa: F401
         import torch
-    except ImportError as error:
-        raise ImportError(
-            'Chronos teachers need chronos-forecasting: pip install "distilts-forecaster[chronos]"'
-        ) from error
     return torch
 
 
@@ -381,13 +378,9 @@ def from_hub(name: str) -> ChronosTeacher:
     ValueError
         If the model cannot be fetched, or is not of the Chronos family.
     """
-    try:
+    with extra_for(f"the teacher {name!r}", "chronos"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ImportError(
-            f'Teacher {name!r} needs the Chronos extra: pip install "distilts-forecaster[chronos]"'
-        ) from error
     wanted = ["*.json", "*.safetensors", "README.md"]
     try:
         directory = Path(snapshot_download(name, allow_patterns=wanted))

@@ -11,7 +11,7 @@ from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import ForecastingModel, GlobalForecastingModel
 from tqdm import tqdm
 
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
@@ -390,7 +390,8 @@ def timesfm(name: str) -> DartsTeacher:
         )
     except (ImportError, TypeError) as error:  # Darts puts a stub where torch is missing
         raise ImportError(
-            f'Teacher {name!r} needs Darts with torch: pip install "distilts-forecaster[chronos]"'
+            f"Teacher {name!r} needs Darts with torch: "
+            'pip install "distilts-forecaster[darts-torch]"'
         ) from error
     revision = str(model.model_params["hub_model_revision"])
     return DartsTeacher(model, name=name, revision=revision, licence="Apache-2.0")

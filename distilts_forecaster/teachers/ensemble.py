@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distilts_forecaster.runtime.effects import Covariates
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherInfo, ask
 
 __all__ = ["BY_HORIZON", "Ensemble", "EnsembleTeacher", "weights_by_horizon"]

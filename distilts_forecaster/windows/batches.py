@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distilts_forecaster.runtime.gaps import complete
-from distilts_forecaster.windows.cutting import SOFTNESS, PreparedSeries
+from distilts_forecaster.runtime.covariates import KINDS, Covariates, CovariateScales
+from distilts_forecaster.windows.scaling import SOFTNESS, centre
+from distilts_forecaster.windows.source import Chunks, WindowSource
 
-__all__ = ["Batch", "TeacherArray", "TrainingWindows"]
+__all__ = ["Batch", "TeacherArray", "TeacherRows", "TrainingWindows", "WindowSets"]
 
 #: Teacher arrays up to this size are kept in memory, larger ones in a temporary file.
 _MOST_IN_MEMORY = 256 * 2**20
@@ -28,54 +29,66 @@ class Batch:
     ratio : numpy.ndarray of float32, shape (B, 1, C)
         What brings a network's forecast to the scale that errors are measured on: the
         window's standard deviation over its softened one.
-    std : numpy.ndarray of float32, shape (B, 1, C)
-        The softened standard deviation, in units of the series' own.
-    truth : numpy.ndarray of float32, shape (B, T, C)
+    soft_std : numpy.ndarray of float32, shape (B, 1, C)
+        The softened standard deviation over :data:`~distilts_forecaster.windows.scaling.SOFTNESS`,
+        in units of the series' own.
+    target : numpy.ndarray of float32, shape (B, T, C)
         On the scale of errors; NaN where unknown.
     labels : numpy.ndarray of float32, shape (B, T, C, Q), or None
         On the scale of errors; NaN where the teacher was not asked.
     hidden : numpy.ndarray of float32, shape (B, C or 1, P, D), or None
         The teacher's hidden states, each of the D numbers standardised over all windows;
         NaN where the teacher was not asked.
-    past, future, static : numpy.ndarray of float32, or None
-        Covariates, standardised: (B, L, P), (B, L + T, F) and (B, C, S).
+    covariates : Covariates
+        Standardised.
+    weight : numpy.ndarray of float32, shape (B,)
+        How much each window's target counts; of mean one over all windows.
     """
 
     context: np.ndarray
     ratio: np.ndarray
-    std: np.ndarray
-    truth: np.ndarray
+    soft_std: np.ndarray
+    target: np.ndarray
     labels: np.ndarray | None
     hidden: np.ndarray | None
-    past: np.ndarray | None
-    future: np.ndarray | None
-    static: np.ndarray | None
+    covariates: Covariates
+    weight: np.ndarray
 
 
 class TeacherArray:
-    """Rows of a teacher's answers, in memory or in a temporary file.
+    """A teacher's answers by series and origin, in memory or in a temporary file.
 
     Parameters
     ----------
     n_rows : int
-        Rows to come.
+        Windows to come.
 
     Examples
     --------
     >>> array = TeacherArray(3)
-    >>> array.append(np.ones((2, 4), dtype=np.float32))
-    >>> array.append(np.zeros((1, 4), dtype=np.float32))
-    >>> array.rows.sum(axis=1)
-    array([4., 4., 0.], dtype=float32)
+    >>> array.append(0, np.array([7, 9]), np.ones((2, 4), dtype=np.float32))
+    >>> array.append(1, np.array([7]), np.zeros((1, 4), dtype=np.float32))
+    >>> array.places(np.array([0, 1, 1]), np.array([9, 7, 8]))
+    array([ 1,  2, -1], dtype=int32)
     """
 
     def __init__(self, n_rows: int) -> None:
         self.n_rows = n_rows
         self._filled = 0
         self._rows: np.ndarray | None = None
+        self._keys: list[np.ndarray] = []
 
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows; the first say what shape and type all have."""
+    def append(self, owner: int, origins: np.ndarray, rows: np.ndarray) -> None:
+        """Add the answers for some windows of one series.
+
+        Parameters
+        ----------
+        owner : int
+            Which series.
+        origins : numpy.ndarray of int, shape (n,)
+        rows : numpy.ndarray, shape (n, ...)
+            The first rows say what shape and type all have.
+        """
         if self._rows is None:
             shape = (self.n_rows, *rows.shape[1:])
             if int(np.prod(shape)) * rows.itemsize <= _MOST_IN_MEMORY:
@@ -85,6 +98,7 @@ class TeacherArray:
                 file = tempfile.TemporaryFile(prefix="distilts-")  # noqa: SIM115
                 self._rows = np.memmap(file, rows.dtype, "w+", shape=shape)
         self._rows[self._filled : self._filled + len(rows)] = rows
+        self._keys.append(_key(owner, origins))
         self._filled += len(rows)
 
     @property
@@ -93,6 +107,39 @@ class TeacherArray:
         assert self._rows is not None
         return self._rows[: self._filled]
 
+    def same_windows(self, other: TeacherArray) -> bool:
+        """Say whether the rows of another array are of the same windows, in the same order."""
+        mine, theirs = (np.concatenate(one._keys) for one in (self, other))
+        return np.array_equal(mine, theirs)
+
+    def places(self, owner: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        """Return the row of each window, -1 where the teacher was not asked."""
+        known = np.concatenate([*self._keys, np.empty(0, np.int64)])
+        order = np.argsort(known)
+        wanted = _key(owner, origins)
+        at = np.searchsorted(known, wanted, sorter=order).clip(0, max(len(known) - 1, 0))
+        found = known[order[at]] == wanted if len(known) else np.zeros(len(wanted), bool)
+        return np.where(found, order[at] if len(known) else -1, -1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """What a teacher says of the windows that it was asked for.
+
+    Attributes
+    ----------
+    labels : numpy.ndarray of float32, shape (M, T, C, Q)
+        In units of the series' standardised values.
+    hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
+        Hidden states.
+    hidden_mean, hidden_std : numpy.ndarray of float32, shape (D,), or None
+    """
+
+    labels: np.ndarray
+    hidden: np.ndarray | None = None
+    hidden_mean: np.ndarray | None = None
+    hidden_std: np.ndarray | None = None
+
 
 @dataclass(frozen=True)
 class TrainingWindows:
@@ -100,43 +147,34 @@ class TrainingWindows:
 
     Attributes
     ----------
-    series : sequence of PreparedSeries
-    input_chunk_length, output_chunk_length, output_chunk_shift : int
-        L, T, and the steps between them.
+    sources : sequence of WindowSource
+    chunks : Chunks
     owner, origins : numpy.ndarray of int32, shape (N,)
-        Which series each window is of, and where.
+        Which source each window is of, and where.
     has_target : numpy.ndarray of bool, shape (N,)
     label_row : numpy.ndarray of int32, shape (N,)
-        Row in ``labels`` and ``hidden``, -1 where the teacher was not asked.
-    labels : numpy.ndarray of float32, shape (M, T, C, Q), or None
-        In units of the series' values.
-    hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
-    hidden_mean, hidden_std : numpy.ndarray of float32, shape (D,), or None
-    past_scale, future_scale, static_scale : numpy.ndarray of float64, shape (2, ...), or None
-        Mean and standard deviation of each covariate.
+        Row in ``teacher``, -1 where the teacher was not asked.
+    teacher : TeacherRows or None
+    scales : CovariateScales
     n_quantiles : int
         Q.
     n_target_steps : int or None
         Steps of the target that are known and validated on; None is T.
+    weight : numpy.ndarray of float32, shape (N,), or None
+        How much the target of each window counts; None is all alike.
     """
 
-    series: Sequence[PreparedSeries]
-    input_chunk_length: int
-    output_chunk_length: int
-    output_chunk_shift: int
+    sources: Sequence[WindowSource]
+    chunks: Chunks
     owner: np.ndarray
     origins: np.ndarray
     has_target: np.ndarray
     label_row: np.ndarray
-    labels: np.ndarray | None = None
-    hidden: np.ndarray | None = None
-    hidden_mean: np.ndarray | None = None
-    hidden_std: np.ndarray | None = None
-    past_scale: np.ndarray | None = None
-    future_scale: np.ndarray | None = None
-    static_scale: np.ndarray | None = None
+    teacher: TeacherRows | None = None
+    scales: CovariateScales = field(default_factory=CovariateScales)
     n_quantiles: int = 1
     n_target_steps: int | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -148,14 +186,14 @@ class TrainingWindows:
         return self.label_row >= 0
 
     def subset(
-        self, truth: np.ndarray, labelled: np.ndarray, n_target_steps: int
+        self, target: np.ndarray, labelled: np.ndarray, n_target_steps: int
     ) -> TrainingWindows:
         """Return the windows of which something is known when only some of it may be used.
 
         Parameters
         ----------
-        truth, labelled : numpy.ndarray of bool, shape (N,)
-            Where the truth, and where the teacher, may be used.
+        target, labelled : numpy.ndarray of bool, shape (N,)
+            Where the target, and where the teacher, may be used.
         n_target_steps : int
             Steps of the target that may be used.
 
@@ -164,14 +202,15 @@ class TrainingWindows:
         TrainingWindows
         """
         labelled = labelled & self.has_labels
-        used = truth | labelled
+        used = target | labelled
         return replace(
             self,
             n_target_steps=n_target_steps,
             owner=self.owner[used],
             origins=self.origins[used],
-            has_target=truth[used],
+            has_target=target[used],
             label_row=np.where(labelled, self.label_row, -1)[used],
+            weight=None if self.weight is None else self.weight[used],
         )
 
     def batch(self, chosen: np.ndarray) -> Batch:
@@ -185,93 +224,73 @@ class TrainingWindows:
         -------
         Batch
         """
-        length, steps = self.input_chunk_length, self.output_chunk_length
-        n, components = len(chosen), self.series[0].raw.shape[1]
-        context = np.full((n, length, components), np.nan, np.float32)
-        truth = np.full((n, steps, components), np.nan, np.float32)
-        past, future = self._empty_covariates(n)
-        for row, window in enumerate(chosen):
-            series, origin = self.series[self.owner[window]], int(self.origins[window])
-            first = max(0, origin - length)  # a short series may begin later than its window
-            context[row, length - (origin - first) :] = series.values[first:origin]
-            start = origin + self.output_chunk_shift
-            if self.has_target[window]:
-                known = series.values[start : start + (self.n_target_steps or steps)]
-                truth[row, : len(known)] = known
-            if past is not None and series.past is not None:
-                past[row] = _edge_padded(series.past[first:origin], length, 0)
-            if future is not None and series.future is not None:
-                future[row, :length] = _edge_padded(series.future[first:origin], length, 0)
-                # Where fewer steps are validated on than T, the last may not be known: they
-                # are not looked at either.
-                known = series.future[min(start, len(series.future) - 1) : start + steps]
-                future[row, length:] = _edge_padded(known, steps, 1)
-        if any(series.has_gaps for series in self.series):
-            context, unknown = complete(context, self.series[0].period)
-            if unknown is not None:
-                truth[np.broadcast_to(unknown[:, None], truth.shape)] = np.nan
-        mean = context.mean(axis=1, keepdims=True)
-        context -= mean
-        power = np.einsum("nlc,nlc->nc", context, context)[:, None] / length
-        deviation = np.sqrt(power)
-        std = np.sqrt(power + SOFTNESS**2) / SOFTNESS
-        context /= np.where(deviation > 0, deviation, 1.0)
+        context, target, covariates = self._cut(chosen)
+        scale = centre(context, axis=1)
+        soft_std = scale.soft_std / np.float32(SOFTNESS)
+        context /= np.where(scale.std > 0, scale.std, 1.0)
+        labels = hidden = None
+        if self.teacher is not None:
+            rows = self.label_row[chosen]
+            labels = _gather(self.teacher.labels, rows)
+            labels = (labels - scale.mean[..., None]) / soft_std[..., None]
+            if self.teacher.hidden is not None:
+                hidden = _gather(self.teacher.hidden, rows) - self.teacher.hidden_mean
+                hidden /= self.teacher.hidden_std
+        weight = np.ones(len(chosen), np.float32) if self.weight is None else self.weight[chosen]
         return Batch(
             context=context,
-            ratio=deviation / std,
-            std=std,
-            truth=(truth - mean) / std,
-            labels=self._labels(chosen, mean, std),
-            hidden=self._hidden(chosen),
-            past=_standardise(past, self.past_scale),
-            future=_standardise(future, self.future_scale),
-            static=_standardise(self._static(chosen), self.static_scale),
+            ratio=scale.std / soft_std,
+            soft_std=soft_std,
+            target=(target - scale.mean) / soft_std,
+            labels=labels,
+            hidden=hidden,
+            covariates=self.scales.standardise(covariates),
+            weight=weight,
         )
 
-    def _empty_covariates(self, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return arrays for the covariates of ``n`` windows, None where there are none."""
-        length, first = self.input_chunk_length, self.series[0]
-        past = future = None
-        if first.past is not None:
-            past = np.empty((n, length, first.past.shape[1]))
-        if first.future is not None:
-            steps = length + self.output_chunk_length
-            future = np.empty((n, steps, first.future.shape[1]))
-        return past, future
-
-    def _static(self, chosen: np.ndarray) -> np.ndarray | None:
-        """Return the static covariates of some windows: (n, C, S)."""
-        if self.series[0].static is None:
-            return None
-        return np.stack([self.series[i].static for i in self.owner[chosen]])
-
-    def _labels(self, chosen: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
-        """Return the teacher's forecasts of some windows, normalised."""
-        if self.labels is None:
-            return None
-        labels = _gather(self.labels, self.label_row[chosen])
-        return (labels - mean[..., None]) / std[..., None]
-
-    def _hidden(self, chosen: np.ndarray) -> np.ndarray | None:
-        """Return the teacher's hidden states of some windows, standardised."""
-        if self.hidden is None:
-            return None
-        return (_gather(self.hidden, self.label_row[chosen]) - self.hidden_mean) / (self.hidden_std)
+    def _cut(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, Covariates]:
+        """Cut windows out of their sources: contexts without gaps, targets, covariates."""
+        length, steps = self.chunks.input_chunk_length, self.chunks.output_chunk_length
+        n, components = len(chosen), self.sources[0].n_components
+        context = np.empty((n, length, components), np.float32)
+        target = np.full((n, steps, components), np.nan, np.float32)
+        n_known = self.n_target_steps or steps
+        owner, parts = self.owner[chosen], []
+        groups = [np.flatnonzero(owner == one) for one in np.unique(owner)]
+        for rows in groups:
+            source, origins = self.sources[owner[rows[0]]], self.origins[chosen[rows]]
+            context[rows], unknown = source.filled_contexts(origins, length)
+            shift = self.chunks.output_chunk_shift
+            target[rows, :n_known] = source.known_targets(origins, n_known, shift, unknown)
+            parts.append(source.window_covariates(origins, self.chunks))
+        target[~self.has_target[chosen]] = np.nan
+        order = np.argsort(np.concatenate(groups))
+        known = [[getattr(part, kind) for part in parts] for kind in KINDS]
+        joined = (None if some[0] is None else np.concatenate(some)[order] for some in known)
+        return context, target, Covariates(*joined)
 
 
-def _edge_padded(rows: np.ndarray, length: int, side: int) -> np.ndarray:
-    """Repeat the first (side 0) or the last row until there are ``length``."""
-    short = length - len(rows)
-    if not short:
-        return rows
-    return np.pad(rows, ((short, 0) if side == 0 else (0, short), (0, 0)), mode="edge")
+@dataclass(frozen=True)
+class WindowSets:
+    """Windows to train on and to validate on.
+
+    Attributes
+    ----------
+    trial : TrainingWindows
+        Those used while the number of epochs is chosen.
+    final : TrainingWindows
+        All.
+    held_out : TrainingWindows or None
+    """
+
+    trial: TrainingWindows
+    final: TrainingWindows
+    held_out: TrainingWindows | None
 
 
-def _standardise(covariates: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray | None:
-    """Bring covariates (B, steps, P) to mean 0 and standard deviation 1, float32."""
-    if covariates is None or scale is None:
-        return None
-    return ((covariates - scale[0]) / scale[1]).astype(np.float32)
+def _key(owner: int | np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """Return one number for each window of each series."""
+    return np.asarray(owner, dtype=np.int64) * 2**40 + origins
 
 
 def _gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

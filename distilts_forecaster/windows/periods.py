@@ -1,4 +1,4 @@
-"""The periods of a context, from its autocorrelation.
+"""The periods of contexts, from their autocorrelation, and the season of whole series.
 
 A context of one component is a row of :class:`Histories`. Rows are aligned at their
 ends, so that a shorter history has zeros on its left; everything is done for many
@@ -7,13 +7,26 @@ rows at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["N_PERIODS", "Histories", "Periods", "find_periods"]
+from distilts_forecaster.runtime.gaps import fill_gaps
+from distilts_forecaster.windows.cutting import history_windows
+
+__all__ = [
+    "CALENDAR",
+    "N_PERIODS",
+    "Histories",
+    "Periods",
+    "fill_missing",
+    "find_periods",
+    "find_season",
+    "normalise",
+]
 
 #: Periods looked for in each row: the main one, a multiple of it (the week of a day),
 #: and the one that the differenced row shows most.
@@ -22,6 +35,11 @@ N_PERIODS = 3
 #: Periods of common calendars, in steps. Noise moves a peak of the autocorrelation by a
 #: few steps: a calendar period within a tenth that correlates as well is preferred.
 CALENDAR = np.array([4, 7, 12, 24, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672])
+
+
+#: Series, and their last steps, that are searched for a season; and the autocorrelation that
+#: makes it one.
+_SEASON_SERIES, _SEASON_STEPS, _SEASON_CORRELATION = 16, 2048, 0.3
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,71 @@ class Histories:
         newest, oldest = width - lag, np.maximum(width - lag - count, 0)
         total = self.sums[rows, newest] - self.sums[rows, oldest]
         return total / np.maximum(count, 1).astype(np.float32)
+
+
+def fill_missing(rows: np.ndarray) -> np.ndarray:
+    """Interpolate inner gaps, repeat the last value over trailing ones.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray, shape (n, L)
+        NaN means missing. Leading gaps stay: they mean a shorter history.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, L)
+        Rows without any observed value become zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fill_missing(np.array([[np.nan, 1.0, np.nan, 3.0, np.nan]]))
+    array([[nan,  1.,  2.,  3.,  3.]])
+    """
+    missing = ~np.isfinite(rows)
+    if not missing.any():
+        return rows
+    known = np.where(missing, rows.dtype.type(np.nan), rows)
+    filled = fill_gaps(known[..., None])[..., 0]
+    filled[missing.all(axis=1)] = 0.0
+    leading = np.logical_and.accumulate(missing, axis=1) & ~missing.all(axis=1, keepdims=True)
+    filled[leading] = np.nan
+    return filled
+
+
+def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
+    """Bring rows (n, L) to mean zero and deviation one, leading gaps to zero.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray, shape (n, L)
+        Contexts; NaN only before the first observation.
+
+    Returns
+    -------
+    normalised : Histories
+    mean, scale : numpy.ndarray of float64, shape (n, 1)
+        The scale of a constant row is one.
+    """
+    rows = rows.astype(np.float64)
+    observed = np.isfinite(rows)
+    length = np.maximum(observed.sum(axis=1), 1)
+    count = length[:, None]
+    mean = np.where(observed, rows, 0.0).sum(axis=1, keepdims=True) / count
+    centred = np.where(observed, rows - mean, 0.0)
+    largest = np.abs(centred).max(axis=1, keepdims=True)
+    # A constant's rounding error is not a pattern to be extrapolated.
+    largest[largest <= 4 * np.finfo(np.float32).eps * np.abs(mean)] = 0.0
+    safe = np.where(largest > 0, largest, 1.0)
+    centred = np.where(largest > 0, centred / safe, 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
+    deviation[deviation == 0] = 1.0
+    values = (centred / deviation).astype(np.float32)
+    # Zeros stand before the first observation: sorting puts them behind.
+    order = np.sort(np.where(observed, values, np.inf), axis=1)
+    at = np.arange(len(rows))
+    median = 0.5 * (order[at, (length - 1) // 2] + order[at, length // 2])
+    return Histories.of(values, length, median.astype(np.float32)), mean, safe * deviation
 
 
 @dataclass(frozen=True)
@@ -303,3 +386,37 @@ def find_periods(rows: Histories) -> Periods:
         axis=1,
     )
     return Periods(steps, features.astype(np.float32), correlation, of_changes)
+
+
+def find_season(histories: Sequence[np.ndarray]) -> int | None:
+    """Return the season that most series have.
+
+    Parameters
+    ----------
+    histories : sequence of numpy.ndarray, shape (n_points, C)
+        NaN means missing. At most 16 of them are looked at, and their last 2,048 steps.
+
+    Returns
+    -------
+    int or None
+        None where most have none.
+
+    Examples
+    --------
+    >>> find_season([np.sin(np.arange(200) * 2 * np.pi / 24)[:, None]])
+    24
+    """
+    found: list[int] = []
+    for values in histories[:: max(1, len(histories) // _SEASON_SERIES)]:
+        length = max(32, min(len(values), _SEASON_STEPS))  # no lag falls outside of 32 steps
+        rows = history_windows(values, np.array([len(values)]), length)[0].T
+        rows = rows[np.isfinite(rows).sum(axis=1) > 3]
+        if not len(rows):
+            continue
+        normalised, _, _ = normalise(fill_missing(rows))
+        periods = find_periods(normalised)
+        main = periods.steps[:, 0]
+        strength = periods.correlation[np.arange(len(main)), main]
+        found += np.where((strength > _SEASON_CORRELATION) & (main > 1), main, 0).tolist()
+    most = max(set(found), key=found.count) if found else 0
+    return int(most) if most > 1 else None

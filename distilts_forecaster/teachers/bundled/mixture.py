@@ -30,7 +30,13 @@ from distilts_forecaster.teachers.base import (
 )
 from distilts_forecaster.teachers.bundled import experts
 from distilts_forecaster.teachers.bundled.experts import Fitted
-from distilts_forecaster.windows.periods import Histories, Periods, find_periods
+from distilts_forecaster.windows.periods import (
+    Histories,
+    Periods,
+    fill_missing,
+    find_periods,
+    normalise,
+)
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -41,8 +47,6 @@ __all__ = [
     "describe",
     "describe_steps",
     "end_at_last_observation",
-    "fill_missing",
-    "normalise",
     "observed_share",
     "read_contexts",
 ]
@@ -69,40 +73,6 @@ _ROWS_PER_CHUNK, _STEPS_PER_CHUNK = 512, 2048
 
 #: Errors of the experts are known at about these steps (of a long history).
 _ERROR_STEPS = np.array([3.0, 14.0, 40.0, 92.0])
-
-
-def fill_missing(rows: np.ndarray) -> np.ndarray:
-    """Interpolate inner gaps, repeat the last value over trailing ones.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        NaN means missing. Leading gaps stay: they mean a shorter history.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n, L)
-        Rows without any observed value become zero.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> fill_missing(np.array([[np.nan, 1.0, np.nan, 3.0, np.nan]]))
-    array([[nan,  1.,  2.,  3.,  3.]])
-    """
-    missing = ~np.isfinite(rows)
-    if not missing.any():
-        return rows
-    rows = rows.copy()
-    steps = np.arange(rows.shape[1])
-    for i in np.flatnonzero(missing.any(axis=1)):
-        observed = np.flatnonzero(~missing[i])
-        if len(observed) == 0:
-            rows[i] = 0.0
-            continue
-        inner = slice(observed[0], None)
-        rows[i, inner] = np.interp(steps[inner], observed, rows[i, observed])
-    return rows
 
 
 def end_at_last_observation(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,41 +104,6 @@ def observed_share(rows: np.ndarray) -> np.ndarray:
     observed = np.isfinite(rows)
     length = rows.shape[1] - observed.argmax(axis=1)
     return observed.sum(axis=1) / length
-
-
-def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
-    """Bring rows (n, L) to mean zero and deviation one, leading gaps to zero.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        Contexts; NaN only before the first observation.
-
-    Returns
-    -------
-    normalised : Histories
-    mean, scale : numpy.ndarray of float64, shape (n, 1)
-        The scale of a constant row is one.
-    """
-    rows = rows.astype(np.float64)
-    observed = np.isfinite(rows)
-    length = np.maximum(observed.sum(axis=1), 1)
-    count = length[:, None]
-    mean = np.where(observed, rows, 0.0).sum(axis=1, keepdims=True) / count
-    centred = np.where(observed, rows - mean, 0.0)
-    largest = np.abs(centred).max(axis=1, keepdims=True)
-    # A constant's rounding error is not a pattern to be extrapolated.
-    largest[largest <= 4 * np.finfo(np.float32).eps * np.abs(mean)] = 0.0
-    safe = np.where(largest > 0, largest, 1.0)
-    centred = np.where(largest > 0, centred / safe, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    deviation[deviation == 0] = 1.0
-    values = (centred / deviation).astype(np.float32)
-    # Zeros stand before the first observation: sorting puts them behind.
-    order = np.sort(np.where(observed, values, np.inf), axis=1)
-    at = np.arange(len(rows))
-    median = 0.5 * (order[at, (length - 1) // 2] + order[at, length // 2])
-    return Histories.of(values, length, median.astype(np.float32)), mean, safe * deviation
 
 
 @dataclass(frozen=True)

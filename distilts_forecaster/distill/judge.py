@@ -1,0 +1,162 @@
+"""The last stage: compare the student with what it must beat, and sum up what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distilts_forecaster.distill.accumulate import Material
+from distilts_forecaster.distill.plan import Plan
+from distilts_forecaster.distill.select import steepness
+from distilts_forecaster.distill.teacher_ensemble import EnsembleLabeller
+from distilts_forecaster.runtime.info import Chosen, FitFacts, ValidationErrors, WindowCounts
+from distilts_forecaster.students.base import Choice, Epoch, Fitted
+from distilts_forecaster.teachers.labels import Labeller
+from distilts_forecaster.windows.cutting import iterate_chunks
+from distilts_forecaster.windows.naive import USUAL_SEASONS, repeat_season
+
+__all__ = ["TrainingSummary", "naive_error", "summarise"]
+
+#: Held-out windows, or up to twice as many, that the naive error is measured on.
+_NAIVE_WINDOWS = 2000
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What happened in ``fit``.
+
+    Attributes
+    ----------
+    windows : WindowCounts
+        Windows seen, skipped, labelled, and found in the cache.
+    chosen : Chosen
+        Settings, as given or chosen.
+    errors : ValidationErrors
+        On held-out windows: student, the same without a teacher, teacher, naive.
+    teacher : str or None
+        Identity of the teacher, None if there was none.
+    teacher_licence : str or None
+        Licence of the teacher's weights, None where unknown.
+    teacher_weights : tuple of tuple of float, or None
+        Of an ensemble: the weight of each teacher, at each step.
+    epochs : tuple of Epoch
+        For students trained by gradient: each term of the loss, and the held-out error,
+        epoch by epoch (``pandas.DataFrame(summary.epochs)`` is a table). Of the training that
+        was stopped early, not of the one on all windows that may follow.
+    seconds : dict of str to float
+        Time for each stage: ``"teacher"``, ``"sums"`` (windows, cache and Gram sums),
+        ``"choice"``, ``"solve"`` or ``"training"``.
+    """
+
+    windows: WindowCounts
+    chosen: Chosen
+    errors: ValidationErrors
+    teacher: str | None = None
+    teacher_licence: str | None = None
+    teacher_weights: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
+    epochs: tuple[Epoch, ...] = field(default=(), repr=False)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> FitFacts:
+        """What a student keeps of it."""
+        return FitFacts(self.windows, self.chosen, self.errors)
+
+
+def summarise(
+    plan: Plan,
+    material: Material,
+    choice: Choice,
+    fitted: Fitted,
+    labeller: Labeller | None,
+    n_windows: int,
+    seconds: dict[str, float],
+) -> TrainingSummary:
+    """Sum up what happened, with the errors of what the student must beat.
+
+    Parameters
+    ----------
+    plan : Plan
+    material : Material
+    choice : Choice
+    fitted : Fitted
+    labeller : Labeller, optional
+    n_windows : int
+        Windows of all series, missing values or not.
+    seconds : dict of str to float
+
+    Returns
+    -------
+    TrainingSummary
+    """
+    naive, season = naive_error(plan)
+    settings, teacher_error = plan.settings, material.teacher_error
+    info = None if labeller is None else labeller.teacher.info
+    weights = None
+    if isinstance(labeller, EnsembleLabeller):
+        chosen = labeller.step_weights[settings.output_chunk_shift :]
+        weights = tuple(map(tuple, chosen.tolist()))
+    return TrainingSummary(
+        windows=WindowCounts(
+            seen=plan.n_targets,
+            skipped=n_windows - plan.n_targets,
+            labelled=labeller.n_labelled if labeller else 0,
+            from_cache=labeller.n_from_cache if labeller else 0,
+        ),
+        chosen=Chosen(
+            distillation_weight=float(choice.alpha),
+            tau=steepness(settings, choice.weights),
+            horizon_weights=tuple(float(w) for w in choice.weights),
+            ridge=float(choice.ridge),
+            alignment=fitted.alignment,
+            best_epoch=fitted.best_epoch,
+        ),
+        errors=ValidationErrors(
+            horizon=plan.horizon,
+            student=fitted.error,
+            without_teacher=choice.error_without_teacher,
+            teacher=material.teacher_validation_error,
+            naive=naive,
+            naive_season=season,
+            teacher_everywhere=None if teacher_error is None else float(teacher_error.mean()),
+        ),
+        teacher=None if info is None else info.identity,
+        teacher_licence=None if info is None else info.licence,
+        teacher_weights=weights,
+        epochs=fitted.epochs,
+        seconds=seconds,
+    )
+
+
+def naive_error(plan: Plan) -> tuple[float | None, int | None]:
+    """Return the error of naive forecasts on held-out windows.
+
+    Parameters
+    ----------
+    plan : Plan
+
+    Returns
+    -------
+    error : float or None
+        Of repeating the last value or the last season of a usual length, whichever has the
+        smallest. Mean squared error in units of each series' variance, of at most some thousand
+        windows, evenly spaced; None where nothing is held out.
+    season : int or None
+        Steps that are repeated.
+    """
+    length, shift = plan.settings.input_chunk_length, plan.settings.output_chunk_shift
+    every = max(1, sum(int(mask.sum()) for _, mask in plan.held_out) // _NAIVE_WINDOWS)
+    seasons = [season for season in USUAL_SEASONS if season <= length]
+    totals, count = np.zeros(len(seasons)), 0
+    for source, mask in plan.held_out:
+        for origins in iterate_chunks(np.flatnonzero(mask)[::every], source.n_components):
+            contexts, unknown = source.filled_contexts(origins, length)
+            targets = source.known_targets(origins, plan.horizon, shift, unknown)
+            targets = targets.astype(np.float64)
+            for i, season in enumerate(seasons):
+                made = repeat_season(contexts, season, plan.horizon, shift)
+                totals[i] += np.nansum((made - targets) ** 2)
+            count += int(np.isfinite(targets).sum())
+    best = int(np.argmin(totals))
+    return (float(totals[best]) / count, seasons[best]) if count else (None, None)

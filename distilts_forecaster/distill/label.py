@@ -1,0 +1,187 @@
+"""The second stage asks the teacher: what it sees of a window, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from tqdm import tqdm
+
+from distilts_forecaster.distill.plan import Plan, resolve_teacher_context
+from distilts_forecaster.runtime.covariates import Covariates
+from distilts_forecaster.runtime.gaps import fill_gaps
+from distilts_forecaster.settings import Settings
+from distilts_forecaster.teachers.base import TeacherInfo
+from distilts_forecaster.teachers.labels import Labeller, Progress, ignore
+from distilts_forecaster.windows.batches import TeacherArray, TeacherRows
+from distilts_forecaster.windows.cutting import iterate_chunks, window_covariates
+from distilts_forecaster.windows.source import WindowSource
+
+__all__ = [
+    "progress_bar",
+    "teacher_contexts",
+    "teacher_covariates",
+    "teacher_labels",
+    "with_hidden_states",
+]
+
+#: Positions in the student's lookback at which the teacher's hidden states are aligned.
+N_POSITIONS = 8
+
+#: Windows whose hidden states say how large they are.
+_WINDOWS_FOR_SCALE = 4096
+
+#: Rows (windows times components) whose hidden states are asked for at once.
+_ROWS_OF_HIDDEN_STATES = 256
+
+
+@contextmanager
+def progress_bar(what: str, n_windows: int, verbose: bool | None) -> Iterator[Progress]:
+    """Show how far a teacher has come.
+
+    Parameters
+    ----------
+    what : str
+        What it does.
+    n_windows : int
+    verbose : bool or None
+        None shows it on a terminal.
+
+    Yields
+    ------
+    callable
+        To be called with the number of windows done.
+    """
+    with tqdm(
+        total=n_windows,
+        desc=what,
+        unit="window",
+        disable=None if verbose is None else not verbose,
+        leave=False,
+    ) as bar:
+        yield bar.update
+
+
+def teacher_contexts(
+    source: WindowSource, origins: np.ndarray, settings: Settings, info: TeacherInfo
+) -> np.ndarray:
+    """Return what a teacher sees of some windows.
+
+    A teacher that understands missing values sees them; another one sees its contexts filled
+    as the student does. A component without any value is zero.
+
+    Parameters
+    ----------
+    source : WindowSource
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    info : TeacherInfo
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (n, history, C)
+    """
+    contexts = source.history(origins, resolve_teacher_context(settings, info))
+    if not np.isnan(contexts).any():
+        return contexts
+    if not info.takes_missing:
+        contexts = fill_gaps(contexts, source.period)
+    unknown = np.isnan(contexts).all(axis=1, keepdims=True)
+    return np.where(unknown, np.float32(0.0), contexts)
+
+
+def teacher_covariates(
+    source: WindowSource, origins: np.ndarray, settings: Settings, info: TeacherInfo
+) -> Covariates | None:
+    """Return the covariates that a teacher sees of some windows.
+
+    Parameters
+    ----------
+    source : WindowSource
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    info : TeacherInfo
+
+    Returns
+    -------
+    Covariates or None
+        Past and future ones, of the steps of :func:`teacher_contexts` and those to forecast;
+        None where the teacher takes none.
+    """
+    if not info.takes_covariates:
+        return None
+    history = resolve_teacher_context(settings, info)
+    known = Covariates(source.covariates.past, source.covariates.future)
+    return window_covariates(known, origins, history, settings.chunks.target_stop)
+
+
+def teacher_labels(
+    source: WindowSource,
+    origins: np.ndarray,
+    settings: Settings,
+    labeller: Labeller,
+    progress: Progress = ignore,
+) -> np.ndarray:
+    """Return the teacher's forecasts, made now or before.
+
+    Parameters
+    ----------
+    source : WindowSource
+    origins : numpy.ndarray of int, shape (n,)
+    settings : Settings
+    labeller : Labeller
+    progress : callable, optional
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (n, T, C, Q)
+        On the scale that students are fitted on, at the labeller's levels.
+    """
+    info = labeller.teacher.info
+    contexts = teacher_contexts(source, origins, settings, info)
+    known = teacher_covariates(source, origins, settings, info)
+    labels = labeller.label(contexts, known, progress)[:, settings.output_chunk_shift :]
+    return source.to_standardised(labels)
+
+
+def with_hidden_states(
+    rows: TeacherRows, kept: TeacherArray, plan: Plan, labeller: Labeller, progress: Progress
+) -> TeacherRows:
+    """Ask for the teacher's hidden states of all labelled windows.
+
+    Parameters
+    ----------
+    rows : TeacherRows
+        With the labels of ``kept``.
+    kept : TeacherArray
+        Says which windows were labelled, and in which order.
+    plan : Plan
+    labeller : Labeller
+    progress : callable
+
+    Returns
+    -------
+    TeacherRows
+    """
+    settings = plan.settings
+    length = settings.input_chunk_length
+    n_positions = min(N_POSITIONS, length)
+    # The middles of equal parts of the lookback, counted from its end.
+    steps = ((np.arange(n_positions) + 0.5) * length / n_positions).astype(int) - length
+    array = TeacherArray(plan.n_labels)
+    for owner, (source, mask) in enumerate(plan.of("labelled")):
+        for origins in iterate_chunks(
+            np.flatnonzero(mask), source.n_components, _ROWS_OF_HIDDEN_STATES
+        ):
+            contexts = teacher_contexts(source, origins, settings, labeller.teacher.info)
+            states = labeller.hidden(contexts, steps.tolist(), settings.alignment.size, progress)
+            array.append(owner, origins, states)
+    assert array.same_windows(kept)
+    hidden = array.rows
+    sample = hidden[:: max(1, len(hidden) // _WINDOWS_FOR_SCALE)].astype(np.float32)
+    mean = sample.mean(axis=(0, 1, 2))
+    std = sample.std(axis=(0, 1, 2))
+    # A number that never changes says nothing, and must not be divided by what rounding left.
+    std = np.where(std > 1e-4 * (np.abs(mean) + std.max()), std, np.inf)
+    return TeacherRows(rows.labels, hidden, mean.astype(np.float32), std.astype(np.float32))

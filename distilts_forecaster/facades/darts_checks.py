@@ -1,0 +1,208 @@
+"""Checks of Darts series: what was got, what was expected, how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.typing import TimeSeriesLike
+from darts.utils.data.utils import _process_sample_weight
+
+from distilts_forecaster.facades.darts_covariates import rows_of
+from distilts_forecaster.windows.source import Chunks, weights_by_origin
+
+__all__ = ["check_components", "check_context", "check_series", "origin_weights"]
+
+
+def check_series(
+    name: str, series: Any, min_length: int, n_components: int | None = None
+) -> list[np.ndarray]:
+    """Return the values of Darts series as arrays, checked.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter.
+    series : TimeSeries or sequence of TimeSeries
+    min_length : int
+        Points that each must have.
+    n_components : int, optional
+        Components that each must have; by default as many as the first.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_points, n_components)
+
+    Raises
+    ------
+    TypeError
+        If it is not a TimeSeries, or a sequence of them.
+    ValueError
+        If there is none, or one is too short, is probabilistic, has other
+        components, is infinite somewhere, or missing throughout.
+    """
+    single = isinstance(series, TimeSeries)
+    if not single and not (isinstance(series, Sequence) and not isinstance(series, (str, bytes))):
+        raise TypeError(
+            f"{name} must be a darts TimeSeries or a list of them, got {type(series).__name__}. "
+            "Example: TimeSeries.from_dataframe(frame)"
+        )
+    given = [series] if single else list(series)
+    if not given:
+        raise ValueError(f"{name} is an empty list: pass at least one TimeSeries.")
+    values: list[np.ndarray] = []
+    for i, one in enumerate(given):
+        label = name if single else f"{name}[{i}]"
+        if not isinstance(one, TimeSeries):
+            raise TypeError(f"{label} must be a darts TimeSeries, got {type(one).__name__}.")
+        if not one.is_deterministic:
+            raise ValueError(
+                f"{label} holds {one.n_samples} samples of each value: pass a deterministic series."
+            )
+        expected = values[0].shape[1] if values and n_components is None else n_components
+        if expected is not None and one.width != expected:
+            raise ValueError(
+                f"{label} has {one.width} components, expected {expected}: all series must have "
+                "the same."
+            )
+        if len(one) < min_length:
+            raise ValueError(
+                f"{label} has {len(one)} points, at least {min_length} are needed: pass a longer "
+                "series."
+            )
+        array = one.all_values(copy=False)[:, :, 0]
+        if np.isinf(array).any():
+            raise ValueError(
+                f"{label} has {int(np.isinf(array).sum())} infinite values: replace them, NaN "
+                "means missing."
+            )
+        empty = np.isnan(array).all(axis=0)
+        if empty.any():
+            raise ValueError(f"{label} has no values at all in {list(one.columns[empty])}.")
+        values.append(array)
+    return values
+
+
+def check_components(series: Any, index: int, n_components: int | None) -> np.ndarray:
+    """Return the values of a series like those that a model was fitted on.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    index : int
+        Of the series among those of the call, for messages.
+    n_components : int or None
+        Of the model; None for any.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_points, n_components)
+
+    Raises
+    ------
+    ValueError
+        If it has other components, or samples.
+    """
+    values = series.all_values(copy=False)
+    if n_components not in (None, values.shape[1]) or values.shape[2] != 1:
+        raise ValueError(
+            f"series[{index}] has {values.shape[1]} components and {values.shape[2]} samples; "
+            f"the model was fitted on {n_components or 'any'} components and forecasts "
+            "deterministic series."
+        )
+    return values[:, :, 0]
+
+
+def check_context(
+    series: Any, index: int, n_components: int | None, input_chunk_length: int
+) -> np.ndarray:
+    """Return the last steps of a series to forecast.
+
+    Parameters
+    ----------
+    series : TimeSeries
+    index : int
+        Of the series among those of the call, for messages.
+    n_components, input_chunk_length : int
+        Of the model.
+
+    Returns
+    -------
+    numpy.ndarray, shape (input_chunk_length, n_components)
+        NaN where missing, and before the series.
+
+    Raises
+    ------
+    TypeError
+        If it is not a TimeSeries.
+    ValueError
+        If it has other components, or infinite values or none at all there.
+    """
+    if not isinstance(series, TimeSeries):
+        raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")
+    values = check_components(series, index, n_components)
+    context = values[-input_chunk_length:]
+    # The sum is finite if every value is, and costs a tenth of checking each.
+    if not np.isfinite(context.sum()) and not np.isfinite(context).all():
+        if np.isinf(context).any():
+            raise ValueError(
+                f"series[{index}] has {int(np.isinf(context).sum())} infinite values in its last "
+                f"{input_chunk_length} steps: replace them, NaN means missing."
+            )
+        empty = np.isnan(context).all(axis=0)
+        if empty.any():
+            raise ValueError(
+                f"series[{index}] has no value of {list(series.columns[empty])} in its last "
+                f"{input_chunk_length} steps: there is nothing to forecast from."
+            )
+    if len(context) < input_chunk_length:
+        short = input_chunk_length - len(context)
+        context = np.pad(context, ((short, 0), (0, 0)), constant_values=np.nan)
+    return context
+
+
+def origin_weights(
+    sample_weight: TimeSeriesLike | str | None, series: TimeSeriesLike, chunks: Chunks
+) -> list[np.ndarray] | list[None]:
+    """Return how much the target of each window counts.
+
+    Parameters
+    ----------
+    sample_weight : TimeSeries, sequence of TimeSeries, "linear", "exponential" or None
+        One weight for each step of each series; "linear" and "exponential" fall towards the past,
+        by Darts' own formula.
+    series : TimeSeries or sequence of TimeSeries
+    chunks : Chunks
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_points + 1,), or of None
+        The mean weight over the steps and components of each window's target, by origin.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If weights do not cover their series, are negative, or are all zero.
+    """
+    targets = [series] if isinstance(series, TimeSeries) else list(series)
+    if sample_weight is None:
+        return [None] * len(targets)
+    if isinstance(sample_weight, (list, tuple)) and not all(
+        isinstance(one, TimeSeries) for one in sample_weight
+    ):
+        raise TypeError('sample_weight must be TimeSeries, "linear" or "exponential".')
+    given = _process_sample_weight(sample_weight, targets)
+    made = []
+    for one, target in zip(given, targets, strict=True):
+        n = len(target)
+        rows = rows_of("sample_weight", one, target, 0, n, n, known_ahead=True).mean(axis=1)
+        if (rows < 0).any():
+            raise ValueError(f"sample_weight must be at least 0, got {rows.min():g}.")
+        made.append(weights_by_origin(rows, chunks))
+    if not any(one.any() for one in made):
+        raise ValueError("sample_weight is zero everywhere: leave it out to count all alike.")
+    return made

@@ -1,0 +1,366 @@
+"""What every kind of student answers, and what it is fitted to."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.checks import check_integer, check_number
+from distilts_forecaster.runtime.covariates import CovariateScales
+from distilts_forecaster.students.sums import WindowSums
+from distilts_forecaster.windows.batches import WindowSets
+from distilts_forecaster.windows.source import Chunks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "Alignment",
+    "Choice",
+    "Epoch",
+    "FitTask",
+    "Fitted",
+    "Frame",
+    "NetworkSettings",
+    "NetworkShape",
+    "StudentSettings",
+    "Training",
+]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings of the objective, given or chosen on held-out windows.
+
+    Attributes
+    ----------
+    alpha : float
+        Weight of the teacher.
+    weights : numpy.ndarray, shape (T,)
+        Horizon weights of mean one.
+    ridge : float
+        lambda.
+    error, error_without_teacher : float or None
+        Held-out mean squared error of the choice, and of the best ridge without a teacher; None
+        without held-out windows.
+    """
+
+    alpha: float
+    weights: np.ndarray
+    ridge: float
+    error: float | None = None
+    error_without_teacher: float | None = None
+
+    @property
+    def objective(self) -> tuple[float, np.ndarray, float]:
+        """alpha, the horizon weights and lambda."""
+        return self.alpha, self.weights, self.ridge
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the student's hidden states are aligned with the teacher's.
+
+    Attributes
+    ----------
+    kind : {"auto", "factorised", "linear", "relational"} or None
+        "auto" is factorised where both sides have hidden states; None never aligns.
+    weight : float
+        beta.
+    size : int
+        Numbers that are kept of each hidden state of the teacher.
+    """
+
+    kind: str | None = "auto"
+    weight: float = 0.3
+    size: int = 64
+
+    @property
+    def named(self) -> str:
+        """The kind that is used where hidden states are aligned."""
+        return "factorised" if self.kind in (None, "auto") else str(self.kind)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a forecaster needs besides its fitted numbers.
+
+    Attributes
+    ----------
+    chunks : Chunks
+    quantile_levels : tuple of float
+        Levels that the student itself forecasts.
+    scales : CovariateScales
+    period : int or None
+        Season by which gaps are filled.
+    nonnegative : bool
+    """
+
+    chunks: Chunks
+    quantile_levels: tuple[float, ...] = (0.5,)
+    scales: CovariateScales = field(default_factory=CovariateScales)
+    period: int | None = None
+    nonnegative: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Sizes of what goes into a network and comes out of it.
+
+    Attributes
+    ----------
+    input_chunk_length, output_chunk_length, n_quantiles : int
+        L, T and Q.
+    n_covariates : tuple of int
+        Past, future and static ones: P, F and S.
+    """
+
+    input_chunk_length: int
+    output_chunk_length: int
+    n_quantiles: int = 1
+    n_covariates: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What a student is fitted to.
+
+    Attributes
+    ----------
+    frame : Frame
+    choice : Choice
+    trial, final : WindowSums
+        Of the windows used while settings are chosen, and of all.
+    holds_out : bool
+        Whether the trial windows are fewer: then a student that was fitted to them alone can be
+        judged on the others.
+    windows : WindowSets or None
+        The windows themselves, for students that are trained on them.
+    alignment : Alignment
+    random_state : int or None
+    verbose : bool or None
+    """
+
+    frame: Frame
+    choice: Choice
+    trial: WindowSums
+    final: WindowSums
+    holds_out: bool
+    windows: WindowSets | None = None
+    alignment: Alignment = Alignment()
+    random_state: int | None = None
+    verbose: bool | None = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted student.
+
+    Attributes
+    ----------
+    student : Forecaster
+    trial : Forecaster
+        As it was while the held-out windows were held out; the same one where none were.
+    error : float or None
+        Of ``trial`` on the held-out windows.
+    alignment : str or None
+        How hidden states were aligned.
+    epochs : tuple of Epoch
+    best_epoch : int or None
+    """
+
+    student: Forecaster
+    trial: Forecaster
+    error: float | None
+    alignment: str | None = None
+    epochs: tuple[Epoch, ...] = ()
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What happened in one pass over the windows.
+
+    Attributes
+    ----------
+    number : int
+        From 1; 0 is the network before training.
+    total, supervised, distillation, alignment : float
+        Means over the epoch of the loss and of its terms, before they are weighted; on the
+        scale of errors. NaN where a term cannot be computed.
+    validation_error : float
+        On the held-out windows, NaN without them: mean squared error in units of each
+        series' variance; with quantiles, the pinball loss.
+    learning_rate : float
+        At the end.
+    seconds : float
+    """
+
+    number: int
+    total: float
+    supervised: float
+    distillation: float
+    alignment: float
+    validation_error: float
+    learning_rate: float
+    seconds: float
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raise unless it is one of the known names."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a student is trained by gradient: AdamW, in batches of windows.
+
+    Parameters
+    ----------
+    learning_rate : float, default 1e-3
+        At the start; see ``schedule``.
+    batch_size : int, default 32
+        Windows (with all their components) in a step.
+    max_epochs : int, default 10
+        Passes over the windows at most.
+    patience : int, default 3
+        Stop after so many epochs without a smaller error on held-out windows. The best
+        epoch's weights are kept.
+    schedule : {"cosine", "constant"}, default "cosine"
+        Whether the learning rate falls to zero over ``max_epochs``.
+    weight_decay : float, default 0.0
+        Of AdamW, which is Adam at 0.
+    gradient_clip : float, default 1.0
+        Largest norm of a gradient; longer ones are shortened.
+    max_windows_per_epoch : int or None, default None
+        Windows drawn for an epoch, anew for each; None takes all of them.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        What products are computed in. "auto" is bfloat16 on a GPU that has it and
+        float32 elsewhere: most CPUs only emulate it.
+    device : str, default "auto"
+        ``"cpu"``, ``"cuda"``, ...; "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is not one of the above.
+
+    Examples
+    --------
+    >>> Training(max_epochs=3).max_epochs
+    3
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    max_epochs: int = 10
+    patience: int = 3
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    max_windows_per_epoch: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name in ("batch_size", "max_epochs", "patience"):
+            check_integer(name, getattr(self, name))
+        if self.max_windows_per_epoch is not None:
+            check_integer("max_windows_per_epoch", self.max_windows_per_epoch)
+        for name in ("learning_rate", "gradient_clip"):
+            check_number(name, getattr(self, name), at_least=1e-12)
+        check_number("weight_decay", self.weight_decay)
+        _check_choice("schedule", self.schedule, ("cosine", "constant"))
+        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
+        if not isinstance(self.device, str):
+            raise TypeError(f'device must be a name such as "cpu" or "cuda", got {self.device!r}.')
+
+
+class StudentSettings(ABC):
+    """Settings of a kind of student, which know how it is fitted.
+
+    Attributes
+    ----------
+    is_matrix : bool
+        Whether the student is one matrix. Covariates then act on what it misses, it forecasts
+        no quantiles itself, and it has no hidden states.
+    is_exact : bool
+        Whether it is solved from sums; other students are trained on the windows themselves.
+    takes_covariates : bool
+    per_component : bool
+        Whether each component has a matrix of its own.
+    ridge : float or "auto"
+        lambda of the exact solution.
+    """
+
+    is_matrix: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = False
+    takes_covariates: ClassVar[bool] = True
+    per_component: bool = False
+    ridge: float | str = "auto"
+
+    def check_installed(self) -> None:  # noqa: B027 (most need nothing)
+        """Raise ImportError, with the command that helps, where an extra is missing."""
+
+    def probe(self, shape: NetworkShape, n_components: int) -> int | None:
+        """Try the student before anything expensive is done.
+
+        Returns
+        -------
+        int or None
+            Size of its hidden states, None if it has none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it cannot be fitted.
+        """
+        return None
+
+    @abstractmethod
+    def fit(self, task: FitTask) -> Fitted:
+        """Fit the student.
+
+        Raises
+        ------
+        ValueError
+            If there is no finite solution.
+        """
+
+
+class NetworkSettings(StudentSettings):
+    """Settings of a student that is trained by gradient.
+
+    Attributes
+    ----------
+    training : Training
+    """
+
+    training: Training
+
+    def check_installed(self) -> None:
+        """Raise ImportError where torch is not installed."""
+        if importlib.util.find_spec("torch") is None:
+            raise ImportError(
+                f"The student {type(self).__name__} is trained by torch, which is not "
+                'installed: pip install "distilts-forecaster[torch]"'
+            )
+
+    @abstractmethod
+    def make_network(self, shape: NetworkShape) -> nn.Module:
+        """Build the network as it starts."""
+
+    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> None:
+        """Set what can start at the exact solution, weights (K, L, T), which is made if needed."""
+
+    @abstractmethod
+    def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
+        """Return what forecasts as a fitted network does."""
