@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from distilts_forecaster import DistilledForecaster, load_teacher
 from distilts_forecaster.distill.plan import MOST_TEACHER_CONTEXT
 from distilts_forecaster.teachers import Teacher
 from distilts_forecaster.windows.cutting import context_windows, target_windows
+from distilts_forecaster.windows.naive import repeat_season
 
 LOOKBACK = 512
 NAMES = ("ETTh1", "ETTh2", "ETTm1")
@@ -114,7 +116,7 @@ def full_histories(data: Path, teacher_name: str) -> None:
             summary = model.training_summary_
             print(
                 f"{name:8}{horizon:5}{errors[0]:12.5f}{errors[1]:9.5f}{zero_shot:9.4f}"
-                f"{summary.distillation_weight:8.3g}{summary.ridge:7.2g}{seconds:9.1f}",
+                f"{summary.chosen.distillation_weight:8.3g}{summary.chosen.ridge:7.2g}{seconds:9.1f}",
                 flush=True,
             )
 
@@ -138,9 +140,8 @@ def short_histories(data: Path, teacher_name: str) -> None:
         zero_shot = error_at(
             point(teacher, 96), values, origins, min(MOST_TEACHER_CONTEXT, found.test_start)
         )
-        repeats = 96 // found.period + 1
         naive = error_at(
-            lambda x, n=repeats: np.tile(x, (1, n, 1))[:, :96], values, origins, found.period
+            partial(repeat_season, season=found.period, horizon=96), values, origins, found.period
         )
         for length, lookback in SHORT_LENGTHS.items():
             if length > found.test_start:
@@ -154,7 +155,7 @@ def short_histories(data: Path, teacher_name: str) -> None:
             print(
                 f"{found.name:16}{length:6}{errors[0]:12.4f}{errors[1]:8.4f}"
                 f"{gains[length][-1]:7.1%}{zero_shot:9.4f}{naive:8.4f}"
-                f"{model.training_summary_.distillation_weight:8.3g}",
+                f"{model.training_summary_.chosen.distillation_weight:8.3g}",
                 flush=True,
             )
     for length, found_gains in gains.items():

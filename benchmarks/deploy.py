@@ -41,7 +41,7 @@ import numpy as np
 
 from benchmarks.data import add_data_argument, ett
 from distilts_forecaster.runtime import Forecaster, load_student, save_student
-from distilts_forecaster.runtime.card import median_seconds
+from distilts_forecaster.runtime.latency import median_seconds
 
 LOOKBACK, HORIZON = 512, 96
 BATCHES = (1, 1024)
@@ -73,7 +73,7 @@ def torch_of(student: Forecaster) -> Callable[[np.ndarray], np.ndarray]:
 
     from distilts_forecaster.runtime import LinearForecaster
     from distilts_forecaster.students import MLP, ITransformer
-    from distilts_forecaster.students.forecaster import build_network
+    from distilts_forecaster.students.base import NetworkShape
 
     if isinstance(student, LinearForecaster):
         network: Any = torch.nn.Linear(LOOKBACK, HORIZON, bias=False)
@@ -81,7 +81,8 @@ def torch_of(student: Forecaster) -> Callable[[np.ndarray], np.ndarray]:
         transposed = False
     else:
         kinds = {"mlp": MLP, "itransformer": ITransformer}
-        network = build_network(kinds[student.kind](**student.sizes), LOOKBACK, HORIZON)  # type: ignore[attr-defined]
+        settings = kinds[student.kind](**student.sizes)  # type: ignore[attr-defined]
+        network = settings.make_network(NetworkShape(LOOKBACK, HORIZON))
         network.load_state_dict({n: torch.from_numpy(a) for n, a in student.arrays.items()})  # type: ignore[attr-defined]
         transposed = True
     network.eval()

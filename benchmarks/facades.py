@@ -78,8 +78,8 @@ def counting() -> Iterator[dict[str, int]]:
     def counted(*args: Any, **options: Any) -> Any:
         result = fit_student(*args, **options)
         counts["fits"] += 1
-        counts["computed"] += result.summary.windows_labelled
-        counts["asked"] += result.summary.windows_labelled + result.summary.labels_from_cache
+        counts["computed"] += result.summary.windows.labelled
+        counts["asked"] += result.summary.windows.labelled + result.summary.windows.from_cache
         return result
 
     facades: tuple[Any, ...] = (darts_facade, sklearn_facade, sktime_facade)

@@ -30,6 +30,7 @@ from benchmarks.data import DataSet, add_data_argument, ett, load_all, require_f
 from distilts_forecaster import MLP, DistilledForecaster, load_teacher
 from distilts_forecaster.runtime.quantiles import interpolate_levels
 from distilts_forecaster.windows.cutting import context_windows, history_windows, target_windows
+from distilts_forecaster.windows.naive import repeat_season
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 TEACHER_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -285,7 +286,8 @@ def _short_forecasts(
     made = {}
     for name, weight in (("student", "auto"), ("no teacher", 0)):
         model = DistilledForecaster(
-            output_chunk_length=steps,
+            # Of a history that is no longer than what is forecast, the length is left open.
+            output_chunk_length=steps if len(history) > steps + 3 else None,
             teacher=teacher_name,
             distillation_weight=weight,
             verbose=False,
@@ -295,7 +297,7 @@ def _short_forecasts(
     made["teacher"] = (
         load_teacher(teacher_name).forecast(contexts, steps, (0.5,)).quantiles[0, :, 0, 0]
     )
-    made["seasonal naive"] = np.tile(history[-period:, 0], -(-steps // period))[:steps]
+    made["seasonal naive"] = repeat_season(history[None], period, steps)[0, :, 0]
     try:
         from statsforecast.models import AutoETS
 

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,9 @@ from darts import TimeSeries
 from benchmarks.bolt import save_published
 from benchmarks.data import add_data_argument, ett, require_file
 from distilts_forecaster import DistilledForecaster, load_teacher
+from distilts_forecaster.runtime.latency import median_seconds
 
 LOOKBACK, HORIZON = 512, 96
-
-
-def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Return the median time of a call, after one that is not counted."""
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def etth1(data: Path) -> TimeSeries:
@@ -67,13 +56,13 @@ def predicting(data: Path) -> None:
     train = series[:3000]
     ours = DistilledForecaster(distillation_weight=0).fit(train)
     theirs = dlinear(train)
-    mine = median_seconds(lambda: ours.predict(HORIZON), 1000)
+    mine = median_seconds(lambda: ours.predict(HORIZON))
     # Series that end at different times: nothing can be kept from one to the next.
     others = iter([series[i : i + LOOKBACK] for i in range(1001)])
-    new = median_seconds(lambda: ours.predict(HORIZON, series=next(others)), 1000)
-    darts = median_seconds(lambda: theirs.predict(HORIZON, verbose=False), 30)
+    new = median_seconds(lambda: ours.predict(HORIZON, series=next(others)), most=1000)
+    darts = median_seconds(lambda: theirs.predict(HORIZON, verbose=False))
     window = train.values()[-LOOKBACK:, 0].copy()
-    student = median_seconds(lambda: ours.student_.predict(window), 1000)
+    student = median_seconds(lambda: ours.student_.predict(window))
     print("\npredict(n=96), lookback 512, one univariate series, median")
     print(f"  DistilledForecaster.predict       {1e3 * mine:8.4f} ms")
     print(f"  ... of a series that just came in {1e3 * new:8.4f} ms")
@@ -98,9 +87,9 @@ def backtesting(data: Path) -> None:
     print(f"  largest difference from predict window by window: {difference:.1e}")
     for last_points_only in (True, False):
         arguments["last_points_only"] = last_points_only
-        mine = median_seconds(lambda: ours.historical_forecasts(test, **arguments), 5)
+        mine = median_seconds(lambda: ours.historical_forecasts(test, **arguments))
         darts = median_seconds(
-            lambda: theirs.historical_forecasts(test.astype(np.float32), **arguments), 3
+            lambda: theirs.historical_forecasts(test.astype(np.float32), **arguments)
         )
         print(f"  last_points_only={last_points_only}")
         print(f"    DistilledForecaster             {1e6 * mine / len(fast):7.1f} us a window")
@@ -137,7 +126,7 @@ def many_windows() -> None:
     model = DistilledForecaster(distillation_weight=0).fit(series)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"\nfit without a teacher, {model.training_summary_.windows_seen:,} windows of 512 -> 96")
+    print(f"\nfit without a teacher, {model.training_summary_.windows.seen:,} windows of 512 -> 96")
     print(f"  {seconds:.0f} s, peak memory {peak / 1024:.0f} MiB, {before / 1024:.0f} before fit")
 
 

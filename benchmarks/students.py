@@ -99,9 +99,9 @@ def table(datasets: list[Spans], args: argparse.Namespace) -> None:
                     row |= {
                         "mse": mse,
                         "mae": mae,
-                        "validation": summary.validation_error,
-                        "alpha": summary.distillation_weight,
-                        "best_epoch": summary.best_epoch,
+                        "validation": summary.errors.student,
+                        "alpha": summary.chosen.distillation_weight,
+                        "best_epoch": summary.chosen.best_epoch,
                         "epochs": len(summary.epochs),
                         "parameters": model.student_.n_parameters,
                         "seconds": round(seconds, 1),

@@ -1,0 +1,138 @@
+"""One rule for lengths in every facade: given ones are kept or refused, open ones are fitted."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import seasonal
+from darts import TimeSeries
+
+from distilts_forecaster import DistilledForecaster
+from distilts_forecaster import settings as settings_module
+from distilts_forecaster.settings import fit_lengths, make_settings
+from distilts_forecaster.sktime import DistilledForecaster as Sktime
+
+QUIET = {"cache_dir": False, "verbose": False}
+
+
+def darts(n, *lengths, **options):
+    model = DistilledForecaster(*lengths, **QUIET)
+    return model.fit(TimeSeries.from_values(seasonal(n)), **options)
+
+
+def sktime(n, *lengths, fh=None):
+    return Sktime(*lengths, **QUIET).fit(pd.Series(seasonal(n)[:, 0]), fh=fh)
+
+
+@pytest.mark.parametrize("n", [8, 20, 60, 200, 700])
+def test_open_lengths_are_the_same_in_darts_and_sktime(n):
+    fitted = [model.student_ for model in (darts(n), sktime(n))]
+    lengths = {(one.input_chunk_length, one.output_chunk_length) for one in fitted}
+    assert lengths == {(n // 2, min(96, n))}
+
+
+@pytest.mark.parametrize("fit", [darts, sktime])
+@pytest.mark.parametrize("lengths", [(24, 6), (48, 12), (1, 1), (2, 1)])
+def test_given_lengths_are_kept_or_refused(fit, lengths):
+    needed = max(sum(lengths), 4 if fit is sktime else 2)
+    student = fit(needed, *lengths).student_
+    assert (student.input_chunk_length, student.output_chunk_length) == lengths
+    if sum(lengths) > 4:
+        with pytest.raises(ValueError, match=r"needs \d+. Give input_chunk_length=\d+ and"):
+            fit(sum(lengths) - 1, *lengths)
+
+
+@pytest.mark.parametrize("n", [5, 9, 17, 59, 300])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_the_lengths_that_a_refusal_names_would_do(n, shift):
+    given = make_settings(400, 40, shift)
+    with pytest.raises(ValueError, match="Give input_chunk_length") as error:
+        fit_lengths(given, [n])
+    words = str(error.value).split("Give ")[1].replace(",", "").split()
+    length, steps = (int(w.split("=")[1]) for w in words if "=" in w)
+    assert fit_lengths(make_settings(length, steps, shift), [n]).chunks.length <= n
+
+
+@pytest.mark.parametrize("n", range(4, 80, 5))
+@pytest.mark.parametrize("given", [(None, None), (3, None), (None, 2)])
+@pytest.mark.parametrize("alpha", ["auto", 0])
+def test_open_lengths_leave_a_window(n, given, alpha):
+    made = fit_lengths(make_settings(*given, distillation_weight=alpha), [n])
+    assert made.input_chunk_length >= 1
+    assert made.output_chunk_length >= 1
+    for want, got in zip(given, (made.input_chunk_length, made.output_chunk_length), strict=True):
+        assert want is None or got == want
+    if any(given):
+        assert made.chunks.length <= n
+    if alpha == 0 and not any(given):
+        assert made.output_chunk_length <= max(1, n // 3)
+
+
+def test_a_horizon_is_what_the_student_forecasts_at_once():
+    assert sktime(150, fh=[1, 12]).student_.output_chunk_length == 12
+    assert sktime(150, None, 5, fh=[1, 12]).student_.output_chunk_length == 5
+
+
+def test_fitted_lengths_are_said_once(monkeypatch):
+    monkeypatch.setattr(settings_module, "_told", set())
+    with pytest.warns(UserWarning, match="looks at 30 and forecasts 60 at once") as told:
+        darts(60)
+    assert told[0].filename.endswith("test_facades_agree.py")  # the user's line, not ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sktime(50)
+
+
+def test_as_many_horizon_weights_are_as_many_steps():
+    model = DistilledForecaster(24, horizon_weights=[1.0, 2.0, 3.0], **QUIET)
+    assert model.output_chunk_length == 3
+    model.fit(TimeSeries.from_values(seasonal(100)))
+    assert model.student_.output_chunk_length == 3
+    assert len(darts(40).training_summary_.chosen.horizon_weights) == 40
+
+
+@pytest.mark.parametrize("lengths", [(None, None), (12, 4), (12, None), (None, 4)])
+def test_identical_series_have_identical_backtests(lengths):
+    same = [TimeSeries.from_values(seasonal(50))] * 3
+    model = DistilledForecaster(*lengths, distillation_weight=0, **QUIET)
+    made = model.historical_forecasts(same, forecast_horizon=2, retrain=True, stride=5, start=20)
+    assert len({(len(one), one.start_time()) for one in made}) == 1
+    made = model.historical_forecasts(same, forecast_horizon=2, retrain=True, stride=20)
+    assert len({(len(one), one.start_time()) for one in made}) == 1
+
+
+@pytest.mark.parametrize("lengths", [(None, None), (12, 4), (12, None)])
+def test_backtests_with_a_validation_span_run(lengths):
+    series = TimeSeries.from_values(seasonal(90))
+    model = DistilledForecaster(*lengths, **QUIET)
+    made = model.historical_forecasts(
+        series, forecast_horizon=3, retrain=True, stride=10, start=60, val_length=5
+    )
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("lengths", [(None, None), (1, 1), (2, 1), (5, 3), (6, None), (None, 3)])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_the_shortest_series_that_darts_is_told_of_can_be_fitted(lengths, shift):
+    model = DistilledForecaster(*lengths, shift, distillation_weight=0, **QUIET)
+    n = model.min_train_series_length
+    model.fit(TimeSeries.from_values(seasonal(n)))
+    assert np.isfinite(model.predict(1).values()).all()
+
+
+def test_past_covariates_are_needed_no_further_than_was_said():
+    known = TimeSeries.from_values(seasonal(30))
+    model = DistilledForecaster(12, 12, **QUIET)
+    model.fit(TimeSeries.from_values(seasonal(30)), past_covariates=known)
+    assert len(model.predict(12)) == 12
+
+
+def test_a_refitted_model_tells_the_lags_of_an_unfitted_one_and_a_user_s_own_its_students():
+    series = TimeSeries.from_values(seasonal(60))
+    model = DistilledForecaster(**QUIET)
+    before = model.extreme_lags
+    again = model.untrained_model().fit(series)
+    assert again.extreme_lags == before
+    assert model.fit(series).extreme_lags[:2] == (-30, 59)
+    assert DistilledForecaster(24, 6).extreme_lags[:2] == (-24, 5)
