@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 #: Modules whose mistakes would be silent, and the tests nearest to each.
 MODULES = {
     "students/objective.py": ["test_objective.py"],
-    "distill/plan.py": ["test_plan.py", "test_distill.py"],
-    "distill/accumulate.py": ["test_accumulate.py", "test_distill.py"],
-    "students/sums.py": ["test_linear.py"],
+    "distill/plan.py": ["test_plan.py", "test_pipeline.py"],
+    "distill/accumulate.py": ["test_accumulate.py", "test_pipeline.py"],
+    "students/sums.py": ["test_sums.py"],
     "distill/calibration.py": ["test_calibration.py"],
     "teachers/labels.py": ["test_labels.py"],
 }

@@ -3,11 +3,6 @@ import pytest
 from conftest import seasonal
 
 from distilts_forecaster.distill.pipeline import distill
-from distilts_forecaster.distill.plan import (
-    MOST_TEACHER_CONTEXT,
-    plan_windows,
-    resolve_teacher_context,
-)
 from distilts_forecaster.settings import make_settings
 from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
@@ -104,26 +99,6 @@ def test_steeper_weights_move_the_late_steps_to_the_teacher_and_the_early_ones_a
     flat, steep = profile(0.0), profile(3.0)
     assert steep[0] > flat[0]
     assert steep[-1] < flat[-1]
-
-
-def test_what_is_held_out_does_not_touch_the_trial():
-    """Settings are tried on a student that knows nothing of the held-out values."""
-    values = seasonal(300, components=2)
-    settings = make_settings(L, T)
-    plan = plan_windows([prepare_series(values)], settings)
-    one, horizon = plan.sources[0], plan.horizon
-    first_held_out_value = np.flatnonzero(one.validation).min()
-    assert np.flatnonzero(one.trial_target).max() + horizon <= first_held_out_value
-    assert one.trial_target.sum() + one.validation.sum() + horizon - 1 == one.target.sum()
-
-
-def test_labels_on_trial_come_from_contexts_before_the_held_out_values(teacher):
-    settings = make_settings(L, T)
-    labeller = Labeller(teacher, MemoryStore(), T)
-    one = plan_windows([prepare_series(seasonal(300))], settings, labeller).sources[0]
-    held_out = np.flatnonzero(one.validation)
-    assert np.flatnonzero(one.trial_labelled).max() <= held_out.min()
-    assert np.flatnonzero(one.labelled).max() == 300
 
 
 def test_a_history_too_short_to_split_is_fitted_all_the_same(teacher):
@@ -276,14 +251,6 @@ def test_a_teacher_beyond_float32_is_refused():
         fit(1e-6 * seasonal(200), FunctionTeacher(astronomic), distillation_weight=1.0)
 
 
-def test_one_longer_series_does_not_take_over_the_validation():
-    short = [seasonal(L + T + 6, seed=i) for i in range(9)]
-    series = [prepare_series(v) for v in [seasonal(300), *short]]
-    plan = plan_windows(series, make_settings(L, T))
-    assert plan.horizon < T
-    assert all(one.validation.any() for one in plan.sources)
-
-
 def test_gaps_at_either_end_do_not_use_up_the_validation(teacher):
     for gap in (slice(None, 140), slice(-140, None)):
         values = seasonal(300)
@@ -305,23 +272,6 @@ def test_errors_of_a_perfect_fit_are_not_negative():
     summary = fit(seasonal(300, noise=0.0), student=Linear(ridge=1e-9)).summary
     summary = fit(np.sin(np.arange(300.0) / 3)[:, None]).summary
     assert summary.errors.without_teacher >= 0
-
-
-@pytest.mark.parametrize(
-    ("given", "takes_missing", "longest", "expected"),
-    [
-        (None, False, 2048, L),
-        (None, True, 60, 60),
-        (None, True, 8, L),
-        (None, True, 8192, MOST_TEACHER_CONTEXT),
-        (None, True, None, MOST_TEACHER_CONTEXT),
-        (100, True, 60, 100),
-        (10, False, None, 10),
-    ],
-)
-def test_a_teacher_sees_as_much_history_as_it_understands(given, takes_missing, longest, expected):
-    info = TeacherInfo("any", longest_context=longest, takes_missing=takes_missing)
-    assert resolve_teacher_context(make_settings(L, T, teacher_context=given), info) == expected
 
 
 class Recording:
