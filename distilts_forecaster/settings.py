@@ -63,21 +63,12 @@ _told: set[str] = set()
 class Teaching:
     """What is asked of the teacher, and how much it counts.
 
-    Attributes
-    ----------
-    distillation_weight : float or "auto"
-        alpha; 0 fits without a teacher.
-    horizon_weights : float, str, sequence, callable, or "auto"
-        tau, or the weights themselves; see
-        :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`.
-    label_budget : int or None
-        Most windows to ask the teacher for.
-    teacher_context : int or None
-        Steps of history that the teacher sees of each window; see
-        :func:`~distilts_forecaster.distill.plan.resolve_teacher_context`.
-    augmentation : float
-        Share of the labelled windows that is made up; see
-        :mod:`~distilts_forecaster.distill.augmentation`.
+    ``distillation_weight`` is alpha (0 fits without a teacher), ``horizon_weights`` tau or the
+    weights themselves (see
+    :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`), ``label_budget`` the
+    most windows to ask for, ``teacher_context`` the steps of history seen of each (see
+    :func:`~distilts_forecaster.distill.plan.resolve_teacher_context`), ``augmentation`` the share
+    of labelled windows that is made up (see :mod:`~distilts_forecaster.distill.augmentation`).
     """
 
     distillation_weight: float | str = "auto"
@@ -91,14 +82,9 @@ class Teaching:
 class Quantiles:
     """Which quantiles are forecast.
 
-    Attributes
-    ----------
-    levels : tuple of float
-        With the median among them; the median alone is a point forecast.
-    wanted : bool
-        Whether quantiles are wanted at all; see :mod:`~distilts_forecaster.distill.calibration`.
-    calibrate : bool
-        Whether they are calibrated on held-out targets.
+    The median is among ``levels``; alone, it is a point forecast. ``wanted`` says whether quantiles
+    are wanted at all (see :mod:`~distilts_forecaster.distill.calibration`), ``calibrate`` whether
+    they are calibrated on held-out targets.
     """
 
     levels: tuple[float, ...] = (0.5,)
@@ -110,21 +96,8 @@ class Quantiles:
 class Settings:
     """What to fit.
 
-    Attributes
-    ----------
-    chunks : Chunks
-        Lengths of context and forecast.
-    given : tuple of bool
-        Whether the user gave ``input_chunk_length``, and ``output_chunk_length``. Lengths that
-        were not given may be fitted to the data, by :func:`fit_lengths`.
-    student : StudentSettings
-    teaching : Teaching
-    alignment : Alignment
-    quantiles : Quantiles
-    nonnegative : bool
-        Whether forecasts below zero become zero.
-    random_state : int or None
-        Seed of students trained by gradient.
+    ``given`` says whether the user gave ``input_chunk_length``, and ``output_chunk_length``:
+    lengths that were not given may be fitted to the data, by :func:`fit_lengths`.
     """
 
     chunks: Chunks
@@ -157,18 +130,10 @@ class Settings:
         return (0.5,) if self.student.is_matrix else self.quantiles.levels
 
     def label_levels(self, known: tuple[float, ...] | None) -> tuple[float, ...]:
-        """Return the levels to ask a teacher for.
+        """Return the levels to ask a teacher for; ``known`` are the lowest and highest it knows.
 
-        Parameters
-        ----------
-        known : tuple of float or None
-            Lowest to highest level that the teacher knows.
-
-        Returns
-        -------
-        tuple of float
-            Those wanted. A level outside of what the teacher knows becomes its outermost one,
-            from which the wanted one is extrapolated.
+        A level outside of what the teacher knows becomes its outermost one, from which the wanted
+        one is extrapolated.
         """
         if not self.quantiles.wanted or known is None:
             return (0.5,)
@@ -221,24 +186,10 @@ def make_settings(
 ) -> Settings:
     """Return what to fit, checked.
 
-    Parameters
-    ----------
-    input_chunk_length, output_chunk_length, ..., augmentation : object
-        Of :class:`~distilts_forecaster.DistilledForecaster`.
-    probabilistic : bool, default False
-        Whether quantiles are wanted though the user named no levels.
+    Parameters are those of :class:`~distilts_forecaster.DistilledForecaster`; ``probabilistic``
+    says that quantiles are wanted though the user named no levels. TypeError or ValueError if a
+    parameter is not what it can be.
 
-    Returns
-    -------
-    Settings
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one is not what it can be.
-
-    Examples
-    --------
     >>> make_settings(48, 12).chunks
     Chunks(input_chunk_length=48, output_chunk_length=12, output_chunk_shift=0)
     """
@@ -402,25 +353,8 @@ def _tell_of_lengths(length: int, steps: int, n_points: int) -> None:
 
 
 def check_student(student: Any) -> StudentSettings:
-    """Return the student's settings.
+    """Return the student's settings, given them, their name or a module; or TypeError, ValueError.
 
-    Parameters
-    ----------
-    student : str, Linear, DLinear, ITransformer, MLP, Network or torch.nn.Module
-
-    Returns
-    -------
-    StudentSettings
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is neither a name nor settings.
-
-    Examples
-    --------
     >>> check_student("dlinear").kernel_size
     25
     """
@@ -448,19 +382,7 @@ def check_student(student: Any) -> StudentSettings:
 
 
 def check_takes_covariates(student: StudentSettings, what: str) -> None:
-    """Raise ValueError unless the student takes covariates.
-
-    Parameters
-    ----------
-    student : StudentSettings
-    what : str
-        What was given, for the message.
-
-    Raises
-    ------
-    ValueError
-        If it is a network of the user's own.
-    """
+    """Raise ValueError where ``what`` is given to a student that takes no covariates."""
     if not student.takes_covariates:
         raise ValueError(
             f"A network of your own takes no {what}: pass the series alone, or use one of the "
@@ -469,19 +391,7 @@ def check_takes_covariates(student: StudentSettings, what: str) -> None:
 
 
 def check_cache_dir(cache_dir: Any) -> None:
-    """Raise unless ``cache_dir`` is a path, None or False.
-
-    Parameters
-    ----------
-    cache_dir : path-like, None or False
-
-    Raises
-    ------
-    TypeError
-        Otherwise.
-    ValueError
-        If it is a file.
-    """
+    """Raise TypeError unless it is a path, None or False; ValueError if it is a file."""
     if cache_dir is None or cache_dir is False:
         return
     if not isinstance(cache_dir, (str, os.PathLike)):

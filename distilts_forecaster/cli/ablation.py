@@ -49,15 +49,10 @@ _KEY = ("data", "horizon", "lookback", "student", "teacher", "arm", "seed", "set
 
 @dataclass(frozen=True)
 class Spans:
-    """A data set, cut into training, validation and test span.
+    """A data set cut into training, validation and test span.
 
-    Attributes
-    ----------
-    name : str
-    values : numpy.ndarray of float64, shape (n_points, C)
-        Standardised by the training span.
-    train_stop, validation_stop : int
-        Where validation and test begin.
+    ``values`` (n_points, C) float64 are standardised by the training span; ``train_stop`` and
+    ``validation_stop`` are where validation and test begin.
     """
 
     name: str
@@ -67,27 +62,12 @@ class Spans:
 
 
 def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> Spans:
-    """Read a table of one series, a column for each component.
+    """Read a table of one series, a column for each component, as ``distilts fit`` reads it.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        CSV or Parquet, read as by ``distilts fit``: see
-        :func:`~distilts_forecaster.tables.read.read_table`. Missing values are interpolated, with
-        a warning.
-    split : tuple of float, optional
-        Sizes of training, validation and test span: points, or shares of all of them. By
-        default what the literature uses: 12, 4 and 4 months of 30 days for files whose name
-        begins with ETT (hourly, or quarter-hourly where it has an "m"), else .7, .1, .2.
-
-    Returns
-    -------
-    Spans
-
-    Raises
-    ------
-    ValueError
-        If it is no such table, or has fewer points than the split.
+    Missing values are interpolated, with a warning. ``split`` are sizes of training, validation and
+    test span: points, or shares of all of them. By default what the literature uses: 12, 4 and 4
+    months of 30 days for files whose name begins with ETT (hourly, or quarter-hourly where it has
+    an "m"), else .7, .1, .2. ValueError if it is no such table, or has fewer points than the split.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
@@ -119,17 +99,7 @@ def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> S
 def score(student: Forecaster, values: np.ndarray, start: int, horizon: int) -> tuple[float, float]:
     """Return mean squared and mean absolute error over all windows with a target from ``start`` on.
 
-    Parameters
-    ----------
-    student : Forecaster
-    values : numpy.ndarray, shape (n_points, C)
-    start : int
-        First step of the test span; contexts reach back beyond it.
-    horizon : int
-
-    Returns
-    -------
-    tuple of float
+    ``values`` are (n_points, C); contexts reach back beyond ``start``.
     """
     origins = np.arange(start, len(values) - horizon + 1)
     squared = absolute = 0.0
@@ -304,13 +274,7 @@ def _find(known: pd.DataFrame | None, key: tuple[Any, ...]) -> dict[str, Any] | 
 
 
 def append_row(table: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file, with a header if it is new.
-
-    Parameters
-    ----------
-    table : pathlib.Path
-    row : dict
-    """
+    """Add a row to a CSV file, with a header if it is new."""
     lines = io.StringIO(newline="")
     writer = csv.DictWriter(lines, row)
     before = table.read_bytes()[-1:] if table.is_file() else None
@@ -324,18 +288,7 @@ def append_row(table: Path, row: dict[str, Any]) -> None:
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds, a column for each arm.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        From :func:`ablate`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Text, ``mean +- deviation`` of the mean squared error.
-    """
+    """Return ``mean +- deviation`` of the squared error over seeds, a column for each arm."""
     index = ["data", "horizon", "lookback", "student", "teacher"]
     grouped = runs.groupby([*index, "arm"])["mse"].agg(["mean", "std"]).fillna(0.0)
     text = grouped.apply(lambda row: f"{row['mean']:.4f} +-{row['std']:.4f}", axis=1)
@@ -344,15 +297,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(runs: pd.DataFrame, path: Path) -> None:
-    """Draw the error of each arm relative to the baseline, with every seed as a dot.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        From :func:`ablate`.
-    path : pathlib.Path
-        Where to save the picture.
-    """
+    """Draw the error of each arm relative to the baseline, with every seed as a dot."""
     from matplotlib.figure import Figure
 
     cells = list(runs.groupby(["data", "horizon", "lookback", "teacher"], sort=False))

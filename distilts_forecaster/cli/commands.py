@@ -52,16 +52,8 @@ def _read(args: argparse.Namespace) -> Table:
 def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Fit a student to a table and save it.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    dict
-        ``student`` (the directory), ``seconds``, and what the student says of itself.
-    str
-        The same for people.
+    Returns ``student`` (the directory), ``seconds`` and what the student says of itself; and the
+    same for people.
     """
     check_free(args.out)
     table = _read(args)
@@ -143,16 +135,9 @@ def _check_table(student: Forecaster, table: Table) -> None:
 
 
 def predict(args: argparse.Namespace) -> Any:
-    """Forecast what follows each series of a table.
+    """Forecast what follows each series of a table: long or wide, as the table was.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    pandas.DataFrame
-        Long or wide, as the table was; quantiles are further columns, ``y_q0.1``.
+    Quantiles are further columns, ``y_q0.1``.
     """
     student = _plain_student(args.student)
     table = _read(args)
@@ -175,16 +160,7 @@ def predict(args: argparse.Namespace) -> Any:
 def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Measure a student on data that it was not fitted on, beside naive forecasts.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    dict
-        Errors by forecaster, coverage of intervals, errors by step.
-    str
-        The same for people.
+    Returns errors by forecaster, coverage of intervals, errors by step; and the same for people.
     """
     student = _plain_student(args.student)
     table = _read(args)
@@ -368,19 +344,7 @@ def _plot_report(
 
 
 def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Export a student as an ONNX graph.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    dict
-        What :class:`~distilts_forecaster.runtime.onnx.Export` says.
-    str
-        The same for people.
-    """
+    """Export a student as an ONNX graph; return what ``Export`` says, and the same for people."""
     from distilts_forecaster.runtime.onnx import export_onnx
 
     student = load_student(args.student)
@@ -399,16 +363,7 @@ def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def bench(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Time a student, beside the bare matrix product and onnxruntime where that is installed.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    dict
-        Seconds by batch size.
-    str
-        The same for people.
+    Returns seconds by batch size, and the same for people.
     """
     start = time.perf_counter()
     student = load_student(args.student)
@@ -490,12 +445,7 @@ def _time_onnx(student: Forecaster, sizes: Sequence[int]) -> dict[int, float]:
 def write_frame(frame: Any, out: Path | None, as_json: bool) -> None:
     """Write a table: CSV, Parquet or JSON by the file's name, CSV or JSON to standard output.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-    out : pathlib.Path or None
-    as_json : bool
-        An object for each row.
+    JSON is an object for each row.
     """
     kinds = {None: "csv", ".csv": "csv", ".parquet": "parquet", ".json": "json"}
     suffix = None if out is None else out.suffix.lower()

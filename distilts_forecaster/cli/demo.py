@@ -46,22 +46,10 @@ class DemoSeries:
 class Row:
     """One line of the table.
 
-    Attributes
-    ----------
-    history : str
-        What the student was fitted on.
-    name : str
-        Who forecasts.
-    mase, mse : float
-        Mean absolute error relative to seasonal naive in the training span; mean
-        squared error of the standardised series.
-    n_parameters : int
-    milliseconds : float
-        Median time for one forecast.
-    error_by_step : numpy.ndarray, shape (T,)
-        Squared error at each step.
-    example : numpy.ndarray, shape (T,)
-        Forecast of the first component in the last test window.
+    ``history`` is what the student was fitted on, ``name`` who forecasts. ``mase`` is the absolute
+    error relative to seasonal naive in the training span, ``mse`` that of the standardised series.
+    ``milliseconds`` is the median time for one forecast, ``error_by_step`` (T,) the squared error
+    at each step, ``example`` (T,) the forecast of the first component in the last test window.
     """
 
     history: str
@@ -75,12 +63,7 @@ class Row:
 
 
 def demo_series() -> list[DemoSeries]:
-    """Return weekly CO2 at Mauna Loa, and ETTh1 where ``darts.datasets`` can load it.
-
-    Returns
-    -------
-    list of DemoSeries
-    """
+    """Return weekly CO2 at Mauna Loa, and ETTh1 where ``darts.datasets`` can load it."""
     from statsmodels.datasets import co2
 
     weekly = co2.load().data["co2"].interpolate()
@@ -103,19 +86,7 @@ def demo_series() -> list[DemoSeries]:
 def compare(
     data: DemoSeries, teacher_name: str = "bundled", verbose: bool | None = None
 ) -> list[Row]:
-    """Fit the default forecaster with the full and with a short history, and measure.
-
-    Parameters
-    ----------
-    data : DemoSeries
-    teacher_name : str, default "bundled"
-    verbose : bool, optional
-        Progress bars; by default on a terminal.
-
-    Returns
-    -------
-    list of Row
-    """
+    """Fit the default forecaster with the full and with a short history, and measure."""
     teacher = load_teacher(teacher_name)
     values = data.series.values(copy=False)
     model = DistilledForecaster(teacher=teacher_name, verbose=verbose)
@@ -185,16 +156,7 @@ def _point(teacher: Teacher, horizon: int) -> Forecast:
 
 
 def format_table(rows: list[Row]) -> str:
-    """Lay the rows out as text.
-
-    Parameters
-    ----------
-    rows : list of Row
-
-    Returns
-    -------
-    str
-    """
+    """Lay the rows out as text."""
     teacher = next(row for row in rows if row.name == "teacher")
     frame = pd.DataFrame(
         {
@@ -211,14 +173,7 @@ def format_table(rows: list[Row]) -> str:
 
 
 def plot(results: list[tuple[DemoSeries, list[Row]]], path: Path) -> None:
-    """Draw the last test window's forecasts and the error by horizon.
-
-    Parameters
-    ----------
-    results : list of (DemoSeries, list of Row)
-    path : pathlib.Path
-        Where to save the picture.
-    """
+    """Draw the last test window's forecasts and the error by horizon, and save the picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.2 * len(results)), layout="constrained")

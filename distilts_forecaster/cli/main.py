@@ -20,18 +20,10 @@ _PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with ``argv``, by default the process's arguments.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        Exit status: 0, 2 if the arguments, the data or the installation are at fault, 130 if
-        interrupted, 70 if this program is at fault.
+    Returns the exit status: 0, 2 if the arguments, the data or the installation are at fault, 130
+    if interrupted, 70 if this program is at fault.
     """
     args = _parser().parse_args(argv)
     if args.debug:

@@ -34,16 +34,15 @@ class Material:
 
     Attributes
     ----------
-    trial, final : WindowSums
+    trial, final
         Of the windows used while settings are chosen, and of all.
-    held_out : HeldOut or None
+    held_out
         None if nothing is held out.
-    teacher_error : numpy.ndarray, shape (T,), or None
+    teacher_error : shape (T,)
         The teacher's mean squared error at each step, on the windows with a target.
-    teacher_validation_error : float or None
-        Its mean squared error on the windows that the plan holds out, at the steps that are
-        validated on.
-    labels : TeacherArray or None
+    teacher_validation_error
+        Its mean squared error on the windows that the plan holds out, at the steps validated on.
+    labels
         The labels themselves, where they were to be kept.
     """
 
@@ -82,23 +81,10 @@ def accumulate(
     warm: WarmStart | None = None,
     progress: Progress = ignore,
 ) -> Material:
-    """Sum over all windows in one pass.
+    """Sum over all windows in one pass, and keep labels (n, T, C, Q) as ``keep`` returns them.
 
-    Parameters
-    ----------
-    plan : Plan
-    labeller : Labeller, optional
-        None: there is no teacher.
-    keep : callable, optional
-        Labels (n, T, C, Q) are kept as this returns them.
-    warm : WarmStart, optional
-        Where blocks of windows that were summed before are found.
-    progress : callable, optional
-        Called with the number of windows labelled.
-
-    Returns
-    -------
-    Material
+    Without a labeller there is no teacher. Blocks that were summed before are found in ``warm``.
+    ``progress`` is called with the number of windows labelled.
     """
     totals = _Totals(plan)
     labels = None if keep is None or labeller is None else TeacherArray(plan.n_labels)
@@ -210,22 +196,9 @@ def _row_weights(source: WindowSource, origins: np.ndarray) -> np.ndarray | None
 def cut(
     source: WindowSource, origins: np.ndarray, settings: Settings, n_steps: int
 ) -> tuple[NormalisedWindows, np.ndarray]:
-    """Cut and normalise windows.
+    """Cut and normalise windows: their contexts, gaps filled, and targets (n * C, n_steps).
 
-    Parameters
-    ----------
-    source : WindowSource
-    origins : numpy.ndarray of int, shape (n,)
-    settings : Settings
-    n_steps : int
-        Steps of the target.
-
-    Returns
-    -------
-    windows : NormalisedWindows
-        Their contexts, gaps filled.
-    targets : numpy.ndarray of float32, shape (n * C, n_steps)
-        Normalised; NaN where missing, or where nothing is known of the context.
+    Targets are NaN where missing, or where nothing is known of the context.
     """
     contexts, unknown = source.filled_contexts(origins, settings.input_chunk_length)
     windows = normalise_contexts(contexts)
@@ -272,24 +245,13 @@ def impute_targets(
     All steps share one Gram matrix, that of all windows. A missing target that is set to the
     student's own forecast has no error. So once the student forecasts what was set, the
     least-squares solution is that of the observed targets: expectation maximisation. Each pass
-    multiplies the distance to the solution by the share of missing targets. Ten passes are made
-    at most: with half of the targets missing the weights are then within 0.3 % of the solution,
-    with four fifths missing within a half, and forecast no worse for it.
+    multiplies the distance to the solution by the share of missing targets. Ten passes are made at
+    most: with half of the targets missing the weights are then within 0.3 % of the solution, with
+    four fifths missing within a half, and forecast no worse for it.
 
-    Parameters
-    ----------
-    sums : WindowSums
-        With zeros for missing targets.
-    plan : Plan
-    mask : {"target", "trial_target"}
-        The windows that were summed.
-    fit : callable
-        Solves sums for weights (K, F, T).
-
-    Returns
-    -------
-    WindowSums
-        The same where nothing is missing.
+    ``sums`` have zeros for missing targets, ``mask`` names the windows that were summed ("target"
+    or "trial_target"), ``fit`` solves sums for weights (K, F, T). The same sums where nothing is
+    missing.
     """
     known = sums.known_target / max(sums.n_target, 1e-12)
     if (known >= 1 - 1e-9).all() or not sums.n_target:
@@ -332,19 +294,10 @@ def _expected_missing(
 
 
 def sum_held_out(plan: Plan) -> HeldOut | None:
-    """Sum over the held-out windows.
+    """Sum over the held-out windows; None if there are none.
 
-    Windows count in the series' own units, not divided by their scale: what is
-    validated is the standardised error that a user would look at.
-
-    Parameters
-    ----------
-    plan : Plan
-
-    Returns
-    -------
-    HeldOut or None
-        None if nothing is held out.
+    Windows count in the series' own units, not divided by their scale: what is validated is the
+    standardised error that a user would look at.
     """
     if not plan.horizon:
         return None

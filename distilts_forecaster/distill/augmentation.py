@@ -31,19 +31,10 @@ def augment(plan: Plan, info: TeacherInfo) -> Plan:
     They have no target: the student learns from them what the teacher makes of them. A window
     always gives the same ones, so that most are found in the cache when a series has grown.
 
-    Parameters
-    ----------
-    plan : Plan
-        ``augmentation`` in its settings is the share of all labelled windows that is made up. No
-        more are made than ``label_budget`` leaves room for.
-    info : TeacherInfo
-        Of the teacher that will see them.
-
-    Returns
-    -------
-    Plan
-        The same where none are wanted, or there are covariates, which a made-up window does not
-        have, or the windows were given as rows.
+    ``augmentation`` in the plan's settings is the share of all labelled windows that is made up; no
+    more are made than ``label_budget`` leaves room for. The plan stays as it is where none are
+    wanted, there are covariates, which a made-up window does not have, or the windows were given as
+    rows.
     """
     teaching = plan.settings.teaching
     n_own = plan.n_labels

@@ -54,16 +54,10 @@ _PARTS = tuple((k + 0.5) / 19 for k in range(19))
 class _Measured:
     """Distances from a student's forecasts, in units of the contexts' standard deviations.
 
-    Attributes
-    ----------
-    errors : numpy.ndarray, shape (n, T, Q)
-        Of the targets, from each of the student's own quantiles; NaN where unknown.
-    distances : numpy.ndarray, shape (m, T, Q)
-        Of the teacher's quantiles at the levels of ``_PARTS``, row by row.
-    widths : numpy.ndarray, shape (T, Q)
-        How far the student's own quantiles are from its median, on average.
-    every : int
-        Windows that each of those looked at stands for.
+    ``errors`` (n, T, Q) are those of the targets from each of the student's own quantiles, NaN
+    where unknown; ``distances`` (m, T, Q) those of the teacher's quantiles at the levels of
+    ``_PARTS``, row by row; ``widths`` (T, Q) how far the student's own quantiles are from its
+    median, on average. Each window looked at stands for ``every``.
     """
 
     errors: np.ndarray
@@ -77,22 +71,11 @@ def calibrate(
 ) -> ErrorQuantiles:
     """Measure a student's errors on windows that it was not fitted on.
 
-    Parameters
-    ----------
-    plan : Plan
-        Where nothing is held out, the windows that were fitted on are looked at. With
-        ``calibrate`` false in its settings, the targets are left out where the teacher has
-        quantiles, or the student forecasts some.
-    trial : Forecaster
-        The student as it was while the held-out windows were held out.
-    student : Forecaster
-        As it is: looked at for steps beyond those that are held out, of which the teacher knows.
-    labeller : Labeller, optional
-        Whose quantiles are pooled, if it knows any.
-
-    Returns
-    -------
-    ErrorQuantiles
+    ``trial`` is the student as it was while the held-out windows were held out; ``student`` as it
+    is is looked at for steps beyond those that are held out, of which the teacher knows. Where
+    nothing is held out, the windows that were fitted on are looked at. The labeller's quantiles are
+    pooled, if it knows any. With ``calibrate`` false in the settings, the targets are left out
+    where the teacher has quantiles, or the student forecasts some.
     """
     settings, horizon, steps = plan.settings, plan.horizon, plan.settings.output_chunk_length
     several = len(settings.central_levels) > 1

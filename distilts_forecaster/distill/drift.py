@@ -122,30 +122,9 @@ def measure_drift(
 ) -> DriftReport:
     """Compare a student with its teacher and with the targets of recent windows.
 
-    Parameters
-    ----------
-    student : Forecaster
-    series : sequence of WindowSource
-        With what has come since the student was fitted.
-    settings : Settings
-        That it was fitted with.
-    summary : TrainingSummary
-        Of that fit.
-    teacher : object
-        See :func:`~distilts_forecaster.load_teacher`; not asked where it has no weight.
-    cache_dir : path-like, False or None
-        Where labels are kept.
-    n_windows : int, default 100
-        Windows to look at, evenly spaced over the last ten horizons of the series.
-
-    Returns
-    -------
-    DriftReport
-
-    Raises
-    ------
-    ValueError
-        If no window has a context and some of its target.
+    ``series`` hold what has come since the student was fitted, with ``settings``, in the fit that
+    ``summary`` is of. ``n_windows`` are evenly spaced over the last ten horizons. A teacher without
+    weight is not asked. ValueError if no window has a context and some of its target.
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
     chunks = Chunks(length, steps, student.output_chunk_shift)

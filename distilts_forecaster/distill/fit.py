@@ -40,20 +40,8 @@ _TYPICAL_PENALTY = 0.1
 def will_align(plan: Plan, info: TeacherInfo | None) -> bool:
     """Try the student, and say whether its hidden states will be aligned.
 
-    Parameters
-    ----------
-    plan : Plan
-    info : TeacherInfo or None
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the student cannot be fitted; or an alignment was asked for by name, and teacher or
-        student has no hidden states.
+    TypeError or ValueError if the student cannot be fitted; or an alignment was asked for by name,
+    and teacher or student has no hidden states.
     """
     settings, first = plan.settings, plan.first
     covariates = (0, 0, 0) if settings.student.is_matrix else first.covariates.sizes()
@@ -87,15 +75,7 @@ def keep_labels(
 ) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return what brings labels (n, T, C, Q) to the levels that the student forecasts.
 
-    Parameters
-    ----------
-    settings : Settings
-    labeller : Labeller
-
-    Returns
-    -------
-    callable or None
-        None where the labels need not be kept, since their sums are enough.
+    None where the labels need not be kept, since their sums are enough.
     """
     if settings.student.is_exact:
         return None
@@ -120,20 +100,8 @@ def fit_stage(
 ) -> Fitted:
     """Fit the student.
 
-    Parameters
-    ----------
-    plan : Plan
-    material : Material
-    choice : Choice
-    trial : WindowSums
-        Of the trial windows, with missing targets imputed.
-    aligned_with : Labeller, optional
-        Who to ask for hidden states; None if they are not aligned.
-    verbose : bool or None, default False
-
-    Returns
-    -------
-    Fitted
+    ``trial`` are the sums of the trial windows, with missing targets imputed. ``aligned_with`` is
+    asked for hidden states; None if they are not aligned.
     """
     settings = plan.settings
     final = impute_targets(
@@ -193,20 +161,7 @@ def gather_windows(
     aligned_with: Labeller | None,
     verbose: bool | None = False,
 ) -> WindowSets:
-    """Give all windows numbers, and ask for hidden states where they will be aligned.
-
-    Parameters
-    ----------
-    plan : Plan
-    labels : TeacherArray or None
-        Of the labelled windows.
-    aligned_with : Labeller, optional
-    verbose : bool or None, default False
-
-    Returns
-    -------
-    WindowSets
-    """
+    """Give all windows numbers, and ask for hidden states where they will be aligned."""
     settings = plan.settings
     if settings.student.is_matrix:
         plan = plan.without_covariates()

@@ -34,17 +34,7 @@ class WarmStart:
         self._scales: list[tuple[np.ndarray, np.ndarray]] = []
 
     def prepare(self, values: Sequence[np.ndarray]) -> list[PreparedSeries]:
-        """Prepare series at the scales of the first fit.
-
-        Parameters
-        ----------
-        values : sequence of numpy.ndarray, shape (n_points, C)
-            In the order of the first fit: scales are found by their place.
-
-        Returns
-        -------
-        list of PreparedSeries
-        """
+        """Prepare series (n_points, C) at the scales of the first fit, found by their place."""
         prepared = [prepare_series(array) for array in values]
         if [s.shape for s, _ in self._scales] == [one.location.shape for one in prepared]:
             for i, (one, (location, std)) in enumerate(zip(prepared, self._scales, strict=True)):
@@ -62,15 +52,7 @@ class WarmStart:
     def recall(self, content: Sequence[Any], make: Callable[[], Any]) -> Any:
         """Return what was made of this content before, or make it now.
 
-        Parameters
-        ----------
-        content : sequence of numpy.ndarray or object
-            Arrays count by their bytes, other objects by their description.
-        make : callable
-
-        Returns
-        -------
-        object
+        Arrays count by their bytes, other objects by their description.
         """
         digest = hashlib.blake2b(digest_size=16)
         for part in content:

@@ -75,20 +75,7 @@ def summarise(
 ) -> TrainingSummary:
     """Sum up what happened, with the errors of what the student must beat.
 
-    Parameters
-    ----------
-    plan : Plan
-    material : Material
-    choice : Choice
-    fitted : Fitted
-    labeller : Labeller, optional
-    n_windows : int
-        Windows of all series, missing values or not.
-    seconds : dict of str to float
-
-    Returns
-    -------
-    TrainingSummary
+    ``n_windows`` are those of all series, missing values or not.
     """
     naive, season = naive_error(plan)
     settings, teacher_error = plan.settings, material.teacher_error
@@ -130,20 +117,11 @@ def summarise(
 
 
 def naive_error(plan: Plan) -> tuple[float | None, int | None]:
-    """Return the error of naive forecasts on held-out windows.
+    """Return the error of the best naive forecast on held-out windows, and the season it repeats.
 
-    Parameters
-    ----------
-    plan : Plan
-
-    Returns
-    -------
-    error : float or None
-        Of repeating the last value or the last season of a usual length, whichever has the
-        smallest. Mean squared error in units of each series' variance, of at most some thousand
-        windows, evenly spaced; None where nothing is held out.
-    season : int or None
-        Steps that are repeated.
+    That is the last value or the last season of a usual length, whichever has the smallest mean
+    squared error in units of each series' variance, on at most some thousand windows, evenly
+    spaced. None twice where nothing is held out.
     """
     length, shift = plan.settings.input_chunk_length, plan.settings.output_chunk_shift
     every = max(1, sum(int(mask.sum()) for _, mask in plan.held_out) // _NAIVE_WINDOWS)

@@ -38,20 +38,9 @@ _ROWS_OF_HIDDEN_STATES = 256
 
 @contextmanager
 def progress_bar(what: str, n_windows: int, verbose: bool | None) -> Iterator[Progress]:
-    """Show how far a teacher has come.
+    """Show how far a teacher has come; yields what is called with the number of windows done.
 
-    Parameters
-    ----------
-    what : str
-        What it does.
-    n_windows : int
-    verbose : bool or None
-        None shows it on a terminal.
-
-    Yields
-    ------
-    callable
-        To be called with the number of windows done.
+    ``verbose=None`` shows it on a terminal.
     """
     with tqdm(
         total=n_windows,
@@ -66,21 +55,10 @@ def progress_bar(what: str, n_windows: int, verbose: bool | None) -> Iterator[Pr
 def teacher_contexts(
     source: WindowSource, origins: np.ndarray, settings: Settings, info: TeacherInfo
 ) -> np.ndarray:
-    """Return what a teacher sees of some windows.
+    """Return what a teacher sees of some windows: (n, history, C) float32.
 
-    A teacher that understands missing values sees them; another one sees its contexts filled
-    as the student does. A component without any value is zero.
-
-    Parameters
-    ----------
-    source : WindowSource
-    origins : numpy.ndarray of int, shape (n,)
-    settings : Settings
-    info : TeacherInfo
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (n, history, C)
+    A teacher that understands missing values sees them; another one sees its contexts filled as the
+    student does. A component without any value is zero.
     """
     contexts = source.history(origins, resolve_teacher_context(settings, info))
     if not np.isnan(contexts).any():
@@ -94,20 +72,9 @@ def teacher_contexts(
 def teacher_covariates(
     source: WindowSource, origins: np.ndarray, settings: Settings, info: TeacherInfo
 ) -> Covariates | None:
-    """Return the covariates that a teacher sees of some windows.
+    """Return the covariates that a teacher sees of some windows, None where it takes none.
 
-    Parameters
-    ----------
-    source : WindowSource
-    origins : numpy.ndarray of int, shape (n,)
-    settings : Settings
-    info : TeacherInfo
-
-    Returns
-    -------
-    Covariates or None
-        Past and future ones, of the steps of :func:`teacher_contexts` and those to forecast;
-        None where the teacher takes none.
+    Past and future ones, of the steps of :func:`teacher_contexts` and those to forecast.
     """
     if not info.takes_covariates:
         return None
@@ -123,20 +90,9 @@ def teacher_labels(
     labeller: Labeller,
     progress: Progress = ignore,
 ) -> np.ndarray:
-    """Return the teacher's forecasts, made now or before.
+    """Return the teacher's forecasts (n, T, C, Q), made now or before, at the labeller's levels.
 
-    Parameters
-    ----------
-    source : WindowSource
-    origins : numpy.ndarray of int, shape (n,)
-    settings : Settings
-    labeller : Labeller
-    progress : callable, optional
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (n, T, C, Q)
-        On the scale that students are fitted on, at the labeller's levels.
+    They are on the scale that students are fitted on.
     """
     info = labeller.teacher.info
     contexts = teacher_contexts(source, origins, settings, info)
@@ -148,22 +104,7 @@ def teacher_labels(
 def with_hidden_states(
     rows: TeacherRows, kept: TeacherArray, plan: Plan, labeller: Labeller, progress: Progress
 ) -> TeacherRows:
-    """Ask for the teacher's hidden states of all labelled windows.
-
-    Parameters
-    ----------
-    rows : TeacherRows
-        With the labels of ``kept``.
-    kept : TeacherArray
-        Says which windows were labelled, and in which order.
-    plan : Plan
-    labeller : Labeller
-    progress : callable
-
-    Returns
-    -------
-    TeacherRows
-    """
+    """Ask for the teacher's hidden states of all labelled windows, in the order of ``kept``."""
     settings = plan.settings
     length = settings.input_chunk_length
     n_positions = min(N_POSITIONS, length)

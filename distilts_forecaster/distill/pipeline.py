@@ -55,30 +55,11 @@ def fit_student(
 ) -> Distilled:
     """Fit a student to series and to a teacher as the user wrote it: what facades call.
 
-    Parameters
-    ----------
-    series : sequence of WindowSource
-    settings : Settings
-    teacher : object
-        See :func:`~distilts_forecaster.load_teacher`. Not looked at where the weight of the
-        teacher is 0.
-    cache_dir : path-like, False or None
-        Where labels are kept; see :func:`~distilts_forecaster.teachers.stores.cache_folder`.
-    validation : sequence of WindowSource, optional
-    verbose : bool, optional
-    warm : WarmStart, optional
-        What an earlier fit left.
-
-    Returns
-    -------
-    Distilled
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`distill` and :func:`~distilts_forecaster.load_teacher`.
-    ImportError
-        If student or teacher need an extra that is not installed.
+    ``teacher`` is what :func:`~distilts_forecaster.load_teacher` takes, and not looked at where its
+    weight is 0; labels are kept in ``cache_dir`` (see
+    :func:`~distilts_forecaster.teachers.stores.cache_folder`); ``warm`` is what an earlier fit
+    left. Raises what :func:`distill` and ``load_teacher`` do, and ImportError where an extra is
+    missing.
     """
     settings.student.check_installed()
     _warn_of_levels(series)
@@ -102,33 +83,15 @@ def distill(
 ) -> Distilled:
     """Fit a student to targets and to a teacher's forecasts.
 
-    Settings given as "auto" are chosen on held-out windows: those of ``validation``,
-    else the last fifth of each series. The exact student is then solved on all windows of
-    ``series``; a network is trained, and stopped early on the held-out windows.
+    Settings given as "auto" are chosen on held-out windows: those of ``validation``, else the last
+    fifth of each series. The exact student is then solved on all windows of ``series``; a network
+    is trained, and stopped early on the held-out windows.
 
-    Parameters
-    ----------
-    series : sequence of WindowSource
-        With the same number of components.
-    settings : Settings
-    labeller : Labeller, optional
-        Source of teacher forecasts, up to the end of the target. None fits without a teacher.
-    validation : sequence of WindowSource, optional
-    verbose : bool or None, default False
-        Show progress while the teacher forecasts and a network is trained; None shows it
-        on a terminal.
-    warm : WarmStart, optional
-        Sums of earlier fits, for the linear student.
-
-    Returns
-    -------
-    Distilled
-
-    Raises
-    ------
-    ValueError
-        If there is no window for the student, for the teacher or to validate on; or an alignment
-        is insisted on that cannot be had.
+    ``series`` have the same number of components. ``labeller`` forecasts up to the end of the
+    target; None fits without a teacher. ``verbose`` shows progress, None on a terminal only.
+    ``warm`` are sums of earlier fits, for the linear student. ValueError if there is no window for
+    the student, for the teacher or to validate on; or an alignment is insisted on that cannot be
+    had.
     """
     clock = [time.perf_counter()]
     series, validation = prepare_sources(series, validation, settings)

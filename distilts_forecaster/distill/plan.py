@@ -36,21 +36,11 @@ _SHORT = 2
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """Which windows of one source are used for what.
+    """Which windows of one source are used for what: masks of bool, shape (n_origins,).
 
-    All but ``source`` are masks: arrays of bool, shape (n_origins,).
-
-    Attributes
-    ----------
-    source : WindowSource
-    target : numpy.ndarray
-        Windows with a target, some of which may be missing.
-    labelled : numpy.ndarray
-        Windows the teacher is asked for.
-    trial_target, trial_labelled : numpy.ndarray
-        Those that are used while settings are chosen.
-    validation : numpy.ndarray
-        Held-out windows.
+    ``target`` are windows with a target, some of which may be missing; ``labelled`` those that the
+    teacher is asked for; ``trial_*`` those that are used while settings are chosen; ``validation``
+    those held out.
     """
 
     source: WindowSource
@@ -70,17 +60,9 @@ class SourcePlan:
 class Plan:
     """Which windows are used for what.
 
-    Attributes
-    ----------
-    settings : Settings
-    sources : tuple of SourcePlan
-    held_out : tuple of (WindowSource, mask)
-        What is validated on: the ends of the sources, or series of their own.
-    horizon : int
-        Steps validated on, 0 if nothing is held out.
-    holds_out_ends : bool
-        Whether the held-out windows are the ends of the sources: then the student is fitted to
-        them too, once it has been judged.
+    ``held_out`` are sources with masks to validate on: the ends of the sources, or series of their
+    own. ``horizon`` steps are validated on, 0 if nothing is held out. With ``holds_out_ends`` the
+    student is fitted to the held-out windows too, once it has been judged.
     """
 
     settings: Settings
@@ -124,18 +106,7 @@ def prepare_sources(
     validation: Sequence[WindowSource] | None,
     settings: Settings,
 ) -> tuple[list[WindowSource], list[WindowSource] | None]:
-    """Find the season by which gaps are filled, and open short series at their ends.
-
-    Parameters
-    ----------
-    series : sequence of WindowSource
-    validation : sequence of WindowSource, optional
-    settings : Settings
-
-    Returns
-    -------
-    series, validation : list of WindowSource
-    """
+    """Find the season by which gaps are filled, and open short series at their ends."""
     histories = [one.values for one in series if isinstance(one, PreparedSeries)]
     season = find_season(histories)
     if season is not None and season >= settings.input_chunk_length:
@@ -172,24 +143,9 @@ def plan_windows(
 ) -> Plan:
     """Decide for every window what it is used for.
 
-    Parameters
-    ----------
-    series : sequence of WindowSource
-        As :func:`prepare_sources` returns them, with the same number of components.
-    settings : Settings
-    labeller : Labeller, optional
-        None: there is no teacher.
-    validation : sequence of WindowSource, optional
-        Series to validate on; by default the last fifth of each of ``series``.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    ValueError
-        If there is no window for the student, for the teacher, or to validate on.
+    ``series`` are as :func:`prepare_sources` returns them, with the same number of components.
+    Without a labeller there is no teacher. By default the last fifth of each series is validated
+    on. ValueError if there is no window for the student, for the teacher, or to validate on.
     """
     judges = (
         not settings.student.is_exact
@@ -299,21 +255,11 @@ def _spend_budget(
 def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
     """Return how many steps of history the teacher sees of each window.
 
-    The paper gives student and teacher the same lookback. But labels are made once,
-    before the student is there, and a teacher that sees two weeks knows what a student
-    that sees three days can only be told.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``teacher_context`` decides if it is given.
-    info : TeacherInfo
-        Else a teacher that understands missing values sees as much as it looks at,
-        between ``input_chunk_length`` and 1,024; another one ``input_chunk_length``.
-
-    Returns
-    -------
-    int
+    The paper gives student and teacher the same lookback. But labels are made once, before the
+    student is there, and a teacher that sees two weeks knows what a student that sees three days
+    can only be told. So if ``teacher_context`` is not given, a teacher that understands missing
+    values sees as much as it looks at, between ``input_chunk_length`` and 1,024; another one
+    ``input_chunk_length``.
     """
     length = settings.input_chunk_length
     if settings.teaching.teacher_context is not None:

@@ -38,19 +38,8 @@ _TINY = 1e-9
 def select_settings(plan: Plan, material: Material) -> tuple[Choice, WindowSums]:
     """Choose alpha, the horizon weights and lambda, where they were left open.
 
-    They are chosen for the exact solution, which can be solved for all of them, and used for
-    any student.
-
-    Parameters
-    ----------
-    plan : Plan
-    material : Material
-
-    Returns
-    -------
-    choice : Choice
-    trial : WindowSums
-        Those of ``material``, with missing targets imputed.
+    They are chosen for the exact solution, which can be solved for all of them, and used for any
+    student. Returns the trial sums too, with missing targets imputed.
     """
     settings = plan.settings
     has_teacher = bool(plan.n_labels)
@@ -84,18 +73,7 @@ def select_settings(plan: Plan, material: Material) -> tuple[Choice, WindowSums]
 
 
 def steepness(settings: Settings, weights: np.ndarray) -> float | None:
-    """Return tau, as given or chosen; None where the weights are of another kind.
-
-    Parameters
-    ----------
-    settings : Settings
-    weights : numpy.ndarray, shape (T,)
-        Those that were chosen.
-
-    Returns
-    -------
-    float or None
-    """
+    """Return tau, as given or chosen; None where the weights are of another kind."""
     given = settings.teaching.horizon_weights
     if isinstance(given, str) and given in ("auto", "exponential", "uniform"):
         return float(np.log(weights[-1] / weights[0]))
@@ -136,37 +114,21 @@ def choose(
 ) -> Choice:
     """Choose alpha, the horizon weights and lambda together, cautiously.
 
-    The held-out error of each candidate is a noisy measurement: windows overlap, and
-    a short history has few independent ones. So the candidate with the smallest ::
+    The held-out error of each candidate is a noisy measurement: windows overlap, and a short
+    history has few independent ones. So the candidate with the smallest ::
 
         n log(error) / 2  +  penalty(alpha) + penalty(tau) + penalty(lambda)
 
-    is taken: the likelihood of ``n`` independent Gaussian errors times a prior. With few
-    targets the prior decides, with many the data do. The prior's alpha falls with the number of
-    windows with a target, and falls faster the worse the teacher is than the student alone. The
-    teacher's error is known well, since the teacher has seen none of the windows; the student's
-    is not, where few windows are held out.
+    is taken: the likelihood of ``n`` independent Gaussian errors times a prior. With few targets
+    the prior decides, with many the data do. The prior's alpha falls with the number of windows
+    with a target, and falls faster the worse the teacher is than the student alone. The teacher's
+    error is known well, since the teacher has seen none of the windows; the student's is not, where
+    few windows are held out.
 
-    Parameters
-    ----------
-    sums : WindowSums
-        Of the windows fitted on.
-    validation : HeldOut or None
-        None: the prior decides.
-    ridges, alphas : sequence of float
-        Candidates.
-    weights : sequence of numpy.ndarray, shape (T,)
-        Candidates for the horizon weights.
-    n_target : float
-        Windows whose targets do not overlap: how much there is to know.
-    n_validation : float
-        Held-out windows whose targets do not overlap, components counted.
-    teacher_error : float or None
-        Mean squared error of the teacher at the steps of ``validation``, in its units.
-
-    Returns
-    -------
-    Choice
+    ``ridges``, ``alphas`` and ``weights`` (T,) are candidates. ``n_target`` are the windows whose
+    targets do not overlap: how much there is to know; ``n_validation`` those held out, components
+    counted. ``teacher_error`` is that at the steps of ``validation``, in its units. Without
+    validation the prior decides.
     """
     prior_ridge = np.array([_ridge_penalty(ridge, n_target) for ridge in ridges])
     grid = [(alpha, w) for alpha in alphas for w in weights]

@@ -29,20 +29,7 @@ def describe(
     teacher: TeacherInfo | None,
     summary: TrainingSummary,
 ) -> StudentInfo:
-    """Return where a student comes from.
-
-    Parameters
-    ----------
-    series : sequence of WindowSource
-    settings : Settings
-    teacher : TeacherInfo or None
-    summary : TrainingSummary
-
-    Returns
-    -------
-    StudentInfo
-        With a digest of all values and covariates.
-    """
+    """Return where a student comes from, with a digest of all values and covariates."""
     digest = hashlib.sha256()
     for one in series:
         for part in (*one.raw_parts, *one.covariates.by_kind()):
@@ -88,19 +75,9 @@ def with_data(
     components: Sequence[str] | None = None,
     covariates: Sequence[str] | None = None,
 ) -> StudentInfo:
-    """Add what only a facade knows of the data: times, names.
+    """Add what only a facade knows of the data: names, and times.
 
-    Parameters
-    ----------
-    info : StudentInfo
-    start, end : object
-        First and last time; turned into text, but for whole numbers and None.
-    freq : str, optional
-    components, covariates : sequence of str, optional
-
-    Returns
-    -------
-    StudentInfo
+    Times are turned into text, but for whole numbers and None.
     """
     first, last = (
         one if one is None or isinstance(one, int) else str(one)

@@ -34,19 +34,7 @@ _MOST_WINDOWS = 2000
 def open_labeller(
     teacher: Teacher, settings: Settings, cache_dir: str | os.PathLike | Literal[False] | None
 ) -> Iterator[Labeller]:
-    """Open the store of a teacher's labels, or of each member's.
-
-    Parameters
-    ----------
-    teacher : Teacher
-    settings : Settings
-    cache_dir : path-like, False or None
-        See :func:`~distilts_forecaster.teachers.stores.cache_folder`.
-
-    Yields
-    ------
-    Labeller
-    """
+    """Open the store of a teacher's labels, or of each member's."""
     members = teacher.teachers if isinstance(teacher, EnsembleTeacher) else (teacher,)
     with ExitStack() as stack:
         stores = [
@@ -64,19 +52,9 @@ def open_labeller(
 
 
 class EnsembleLabeller(Labeller):
-    """Ask several teachers for labels, each through the store, and average them.
+    """Ask several teachers for labels, each through its own store, and average them.
 
-    Parameters
-    ----------
-    teacher : EnsembleTeacher
-    stores : sequence of LabelStore
-        One for each member.
-    horizon : int
-    quantile_levels : tuple of float, default (0.5,)
-
-    Attributes
-    ----------
-    step_weights : numpy.ndarray, shape (horizon, K)
+    ``step_weights`` are (horizon, K).
     """
 
     def __init__(
@@ -102,25 +80,7 @@ class EnsembleLabeller(Labeller):
         covariates: Covariates | None = None,
         progress: Progress = ignore,
     ) -> np.ndarray:
-        """Return the average of the members' forecasts, made now or before.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        covariates : Covariates, optional
-            For the members that take them.
-        progress : callable, optional
-            Called with the number of windows that the last member has forecast.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (N, horizon, C, Q)
-
-        Raises
-        ------
-        ValueError
-            If a member's forecast has the wrong shape or is not finite.
-        """
+        """Return the average of the members' forecasts; see :meth:`Labeller.label`."""
         answers = self._answers(contexts, covariates, progress)
         made = average(answers, self.step_weights)
         self.n_labelled = sum(member.n_labelled for member in self.members)
@@ -142,15 +102,9 @@ class EnsembleLabeller(Labeller):
     def choose_weights(self, plan: Plan, progress: Progress = ignore) -> None:
         """Choose the weights of each step by the members' errors, if they are to be chosen.
 
-        Errors count in units of each series' standard deviation, on windows that are not held
-        out: the student's settings are chosen on those.
-
-        Parameters
-        ----------
-        plan : Plan
-            Steps beyond those that it holds out get the weights of the last of them: their
-            targets may be among what is held out.
-        progress : callable, optional
+        Errors count in units of each series' standard deviation, on windows that are not held out:
+        the student's settings are chosen on those. Steps beyond those that the plan holds out get
+        the weights of the last of them: their targets may be among what is held out.
         """
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return

@@ -29,12 +29,8 @@ Forecast = Callable[[np.ndarray], np.ndarray]
 class _Places:
     """Where to forecast from in all series with the same time index.
 
-    Attributes
-    ----------
-    origins : numpy.ndarray of int
-        The step after each context, evenly spaced.
-    times : pandas.Index or list of pandas.Index
-        Of the last steps of all forecasts, or of each forecast.
+    ``origins`` are the steps after each context, evenly spaced; ``times`` those of the last steps
+    of all forecasts, or of each forecast.
     """
 
     origins: np.ndarray
@@ -53,34 +49,13 @@ def backtest(
     names: Callable[[TimeSeries], list[str]] | None,
     **boundaries: Any,
 ) -> list[Any]:
-    """Forecast from every requested point of every series.
+    """Forecast from every requested point of every series: the last step of each, or each forecast.
 
-    Parameters
-    ----------
-    model : ForecastingModel
-        Whose lags say where forecasts can start.
-    forecast : callable
-        Of contexts (N, L, C): forecasts (N, horizon, C, S).
-    series : sequence of TimeSeries
-    values : sequence of numpy.ndarray, shape (n_points, C)
-        Of the series.
-    input_chunk_length, horizon, stride : int
-    last_points_only : bool
-    names : callable, optional
-        Returns the names of what is forecast of a series; by default its components.
-    **boundaries
-        ``start``, ``start_format``, ``overlap_end`` and ``show_warnings`` of
-        ``historical_forecasts``.
-
-    Returns
-    -------
-    list of TimeSeries, or of lists of TimeSeries
-        For each series the last step of each forecast, or each forecast.
-
-    Raises
-    ------
-    ValueError
-        If a context has infinite or no values, or no forecast can be made.
+    ``model`` is whose lags say where forecasts can start; ``forecast`` turns contexts (N, L, C)
+    into (N, horizon, C, S); ``values`` (n_points, C) are those of the series; ``names`` returns the
+    names of what is forecast of a series, by default its components; ``boundaries`` are ``start``,
+    ``start_format``, ``overlap_end`` and ``show_warnings`` of ``historical_forecasts``. ValueError
+    if a context has infinite or no values, or no forecast can be made.
     """
     # Series of a panel mostly share their times. Finding out where to start, and cutting the
     # times of each forecast, takes several times as long as the forecasts.

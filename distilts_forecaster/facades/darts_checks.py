@@ -19,29 +19,12 @@ __all__ = ["check_components", "check_context", "check_series", "origin_weights"
 def check_series(
     name: str, series: Any, min_length: int, n_components: int | None = None
 ) -> list[np.ndarray]:
-    """Return the values of Darts series as arrays, checked.
+    """Return the values (n_points, n_components) of Darts series, or of one, checked.
 
-    Parameters
-    ----------
-    name : str
-        Name of the parameter.
-    series : TimeSeries or sequence of TimeSeries
-    min_length : int
-        Points that each must have.
-    n_components : int, optional
-        Components that each must have; by default as many as the first.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_points, n_components)
-
-    Raises
-    ------
-    TypeError
-        If it is not a TimeSeries, or a sequence of them.
-    ValueError
-        If there is none, or one is too short, is probabilistic, has other
-        components, is infinite somewhere, or missing throughout.
+    ``name`` is that of the parameter. By default all need as many components as the first.
+    TypeError if it is not a TimeSeries, or a sequence of them; ValueError if there is none, or one
+    is shorter than ``min_length``, probabilistic, has other components, is infinite somewhere, or
+    missing throughout.
     """
     single = isinstance(series, TimeSeries)
     if not single and not (isinstance(series, Sequence) and not isinstance(series, (str, bytes))):
@@ -86,24 +69,10 @@ def check_series(
 
 
 def check_components(series: Any, index: int, n_components: int | None) -> np.ndarray:
-    """Return the values of a series like those that a model was fitted on.
+    """Return the values (n_points, C) of a series like those that a model was fitted on.
 
-    Parameters
-    ----------
-    series : TimeSeries
-    index : int
-        Of the series among those of the call, for messages.
-    n_components : int or None
-        Of the model; None for any.
-
-    Returns
-    -------
-    numpy.ndarray, shape (n_points, n_components)
-
-    Raises
-    ------
-    ValueError
-        If it has other components, or samples.
+    ``index`` is its place in the call, for messages. ValueError if it has other components, or
+    samples.
     """
     values = series.all_values(copy=False)
     if n_components not in (None, values.shape[1]) or values.shape[2] != 1:
@@ -118,27 +87,10 @@ def check_components(series: Any, index: int, n_components: int | None) -> np.nd
 def check_context(
     series: Any, index: int, n_components: int | None, input_chunk_length: int
 ) -> np.ndarray:
-    """Return the last steps of a series to forecast.
+    """Return the last steps of a series to forecast: (input_chunk_length, C), NaN where missing.
 
-    Parameters
-    ----------
-    series : TimeSeries
-    index : int
-        Of the series among those of the call, for messages.
-    n_components, input_chunk_length : int
-        Of the model.
-
-    Returns
-    -------
-    numpy.ndarray, shape (input_chunk_length, n_components)
-        NaN where missing, and before the series.
-
-    Raises
-    ------
-    TypeError
-        If it is not a TimeSeries.
-    ValueError
-        If it has other components, or infinite values or none at all there.
+    ``index`` is its place in the call, for messages. TypeError if it is not a TimeSeries;
+    ValueError if it has other components, or infinite values or none at all there.
     """
     if not isinstance(series, TimeSeries):
         raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")
@@ -166,27 +118,11 @@ def check_context(
 def origin_weights(
     sample_weight: TimeSeriesLike | str | None, series: TimeSeriesLike, chunks: Chunks
 ) -> list[np.ndarray] | list[None]:
-    """Return how much the target of each window counts.
+    """Return how much the target of each window counts: by series (n_points + 1,), or None.
 
-    Parameters
-    ----------
-    sample_weight : TimeSeries, sequence of TimeSeries, "linear", "exponential" or None
-        One weight for each step of each series; "linear" and "exponential" fall towards the past,
-        by Darts' own formula.
-    series : TimeSeries or sequence of TimeSeries
-    chunks : Chunks
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_points + 1,), or of None
-        The mean weight over the steps and components of each window's target, by origin.
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    ValueError
-        If weights do not cover their series, are negative, or are all zero.
+    It is the mean weight over steps and components. "linear" and "exponential" fall towards the
+    past, by Darts' own formula. TypeError or ValueError if it is none of these, or weights do not
+    cover their series, are negative, or are all zero.
     """
     targets = [series] if isinstance(series, TimeSeries) else list(series)
     if sample_weight is None:

@@ -224,16 +224,7 @@ class DartsContract:
 
 
 def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Deep-copy constructor parameters, except for the teacher.
-
-    Parameters
-    ----------
-    parameters : dict
-
-    Returns
-    -------
-    dict
-    """
+    """Deep-copy constructor parameters, except for the teacher."""
     return {
         name: value if name == "teacher" else copy.deepcopy(value)
         for name, value in parameters.items()

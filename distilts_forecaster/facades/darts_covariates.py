@@ -29,25 +29,10 @@ __all__ = [
 
 
 def as_list(name: str, covariates: Any, n_series: int) -> list[TimeSeries] | None:
-    """Return covariates as a list, one for each series.
+    """Return covariates as a list, one for each series; None where there are none.
 
-    Parameters
-    ----------
-    name : str
-        Name of the parameter.
-    covariates : TimeSeries, sequence of TimeSeries or None
-    n_series : int
-
-    Returns
-    -------
-    list of TimeSeries or None
-
-    Raises
-    ------
-    TypeError
-        If they are not TimeSeries.
-    ValueError
-        If there is not one for each series, or they differ in their components.
+    TypeError if they are not TimeSeries; ValueError if there is not one for each series, or they
+    differ in their components.
     """
     if covariates is None:
         return None
@@ -78,32 +63,12 @@ def rows_of(
     least: int,
     known_ahead: bool,
 ) -> np.ndarray:
-    """Return the values at given steps of a series.
+    """Return the values at steps ``first`` to ``stop`` of a series: at most (stop - first, C).
 
-    Parameters
-    ----------
-    name : str
-        What to call the covariates in messages.
-    covariates, series : TimeSeries
-        Of the same frequency.
-    first, stop : int
-        Steps wanted, counted from the start of ``series``.
-    least : int
-        Steps up to here are needed; later ones are returned where there are some.
-    known_ahead : bool
-        Whether values are known ahead of time: how gaps are filled.
+    Steps up to ``least`` are needed; later ones are returned where there are some. ``known_ahead``
+    says how gaps are filled. ValueError if steps are not covered, or values are infinite, or
+    missing throughout.
 
-    Returns
-    -------
-    numpy.ndarray of float64, shape (at most stop - first, n_components)
-
-    Raises
-    ------
-    ValueError
-        If steps are not covered, or values are infinite, or missing throughout.
-
-    Examples
-    --------
     >>> series = TimeSeries.from_values(np.zeros(4))
     >>> covariates = TimeSeries.from_values(np.arange(6.0))
     >>> rows_of("future_covariates", covariates, series, 2, 9, 5, True).ravel()
@@ -149,26 +114,9 @@ def add_covariates(
 ) -> list[PreparedSeries]:
     """Add covariates to their series, as far ahead as they are known.
 
-    Parameters
-    ----------
-    series : TimeSeries or sequence of TimeSeries
-    prepared : list of PreparedSeries
-        The same series.
-    past, future : dict
-        The covariates by the name of their parameter.
-    static : sequence of str
-        Names of the static covariates to use.
-    target_stop : int
-        Steps beyond the end of a series that future covariates are of use for.
-
-    Returns
-    -------
-    list of PreparedSeries
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they do not fit the series.
+    ``past`` and ``future`` are covariates by the name of their parameter, ``static`` names of the
+    static ones to use; ``target_stop`` steps beyond the end future covariates are of use. TypeError
+    or ValueError if they do not fit the series.
     """
     targets = [series] if isinstance(series, TimeSeries) else list(series)
     for field, named, ahead in (("past", past, 0), ("future", future, target_stop)):
@@ -194,17 +142,7 @@ def add_covariates(
 
 
 def static_names(series: TimeSeriesLike) -> list[str]:
-    """Return the names of the numeric static covariates that say something.
-
-    Parameters
-    ----------
-    series : TimeSeries or sequence of TimeSeries
-
-    Returns
-    -------
-    list of str
-        Those that all series have and that are not the same everywhere.
-    """
+    """Return the numeric static covariates that all series have, and that are not all the same."""
     targets = [series] if isinstance(series, TimeSeries) else list(series)
     frames = [s.static_covariates for s in targets]
     if any(frame is None for frame in frames):
@@ -217,22 +155,7 @@ def static_names(series: TimeSeriesLike) -> list[str]:
 
 
 def static_values(series: TimeSeries, names: Sequence[str]) -> np.ndarray:
-    """Return static covariates of each component.
-
-    Parameters
-    ----------
-    series : TimeSeries
-    names : sequence of str
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (n_components, len(names))
-
-    Raises
-    ------
-    ValueError
-        If one is not there, or missing.
-    """
+    """Return static covariates of each component: (C, len(names)). ValueError if one is missing."""
     frame = series.static_covariates
     missing = [n for n in names if frame is None or n not in frame.columns]
     if missing:
@@ -247,17 +170,7 @@ def static_values(series: TimeSeries, names: Sequence[str]) -> np.ndarray:
 
 
 def check_same_covariates(series: PreparedSeries, validation: PreparedSeries) -> None:
-    """Raise unless ``val_series`` comes with the covariates of ``series``.
-
-    Parameters
-    ----------
-    series, validation : PreparedSeries
-
-    Raises
-    ------
-    ValueError
-        Otherwise.
-    """
+    """Raise ValueError unless ``val_series`` comes with the covariates of ``series``."""
     for kind in ("past", "future"):
         both = (getattr(one.covariates, kind) for one in (series, validation))
         expected, got = (0 if c is None else c.shape[1] for c in both)
@@ -276,29 +189,10 @@ def covariates_to_predict(
     future: Any,
     static: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """Return the covariates that a student needs to forecast the end of each series.
+    """Return the covariates that a student needs to forecast ``n`` steps after each series.
 
-    Parameters
-    ----------
-    series : sequence of TimeSeries
-    n : int
-        Steps to forecast.
-    student : Forecaster
-    past, future : TimeSeries, sequence of TimeSeries or None
-    static : sequence of str
-        Names of the static covariates.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        ``past_covariates``, ``future_covariates`` and ``static_covariates``, as
-        :meth:`~distilts_forecaster.runtime.base.Forecaster.predict` takes them;
-        empty without covariates.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they do not fit the series, or do not reach far enough.
+    As its ``predict`` takes them; empty without covariates. TypeError or ValueError if they do not
+    fit the series, or do not reach far enough.
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
     ahead, shift = max(n, steps), student.output_chunk_shift

@@ -98,19 +98,7 @@ def _portable_teacher(teacher: Any) -> Any:
 def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     """Replace what cannot or should not be saved: paths, functions, teachers.
 
-    Parameters
-    ----------
-    parameters : dict
-        Of a :class:`~distilts_forecaster.DistilledForecaster`, by name.
-
-    Returns
-    -------
-    dict
-
-    Examples
-    --------
     >>> from pathlib import Path
-    >>> from distilts_forecaster.teachers import load_teacher
     >>> given = {"cache_dir": Path("cache"), "teacher": "bundled", "horizon_weights": 1.0}
     >>> portable_parameters(given)["cache_dir"]
     'cache'

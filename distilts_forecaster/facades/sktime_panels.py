@@ -20,15 +20,9 @@ __all__ = ["Instance", "covariates_ahead", "steps_ahead", "take_apart"]
 class Instance:
     """One series of a panel.
 
-    Attributes
-    ----------
-    key : tuple
-        Its labels in the index, without time; empty for a series by itself.
-    times : pandas.Index
-    values : numpy.ndarray of float64, shape (n_points, C)
-    covariates : numpy.ndarray of float64, shape (n_points, F), or None
-    cutoff : pandas.Index
-        The last time, with its frequency.
+    ``key`` are its labels in the index, without time (empty for a series by itself); ``values`` are
+    (n_points, C), ``covariates`` (n_points, F) or None; ``cutoff`` is the last time, with its
+    frequency.
     """
 
     key: tuple[Any, ...]
@@ -48,22 +42,9 @@ def take_apart(
 ) -> list[Instance]:
     """Take a frame of one series, a panel or a hierarchy apart.
 
-    Parameters
-    ----------
-    y : pandas.DataFrame
-    X : pandas.DataFrame, optional
-        Of the same levels, with a row for each of ``y``; or more.
-    columns : sequence, optional
-        Those of ``X`` to take, in this order; None takes no covariates.
-
-    Returns
-    -------
-    list of Instance
-
-    Raises
-    ------
-    ValueError
-        If times are not regular, or ``X`` lacks columns, series, rows or values.
+    ``X`` has the same levels, and a row for each of ``y``, or more; ``columns`` are those to take,
+    in this order, None for no covariates. ValueError if times are not regular, or ``X`` lacks
+    columns, series, rows or values.
     """
     known = {} if columns is None else _groups(_select(X, columns))
     instances = []
@@ -82,19 +63,7 @@ def take_apart(
 def steps_ahead(fh: ForecastingHorizon, instance: Instance) -> np.ndarray:
     """Return how far from the end of a series each step wanted is: 1 is the next.
 
-    Parameters
-    ----------
-    fh : ForecastingHorizon
-    instance : Instance
-
-    Returns
-    -------
-    numpy.ndarray of int
-
-    Raises
-    ------
-    ValueError
-        If a step lies before the start of the series.
+    ValueError if a step lies before the start of the series.
     """
     steps = np.asarray(fh.to_relative(instance.cutoff).to_pandas(), dtype=np.int64)
     if steps.min() <= -len(instance.times):
@@ -114,25 +83,8 @@ def covariates_ahead(
 ) -> list[np.ndarray | None]:
     """Return the covariates after the end of each series, as far as they are known.
 
-    Parameters
-    ----------
-    instances : sequence of Instance
-    X : pandas.DataFrame or None
-    columns : sequence or None
-        None: the student takes none.
-    wanted : sequence of int
-        The steps that each series needs, 0 for none.
-    most : int
-        Steps that are of use.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (between wanted and most, F), or of None
-
-    Raises
-    ------
-    ValueError
-        If ``X`` lacks columns, series, rows or values.
+    Between ``wanted`` steps, which each series needs, and ``most``, which are of use: (n, F) each,
+    or None where the student takes none. ValueError if ``X`` lacks columns, series, rows or values.
     """
     if columns is None:
         return [None] * len(instances)

@@ -25,23 +25,9 @@ __all__ = ["Shippable", "as_student", "recall_parameters", "recall_summary"]
 
 
 def as_student(student: Any) -> Forecaster:
-    """Return a student, loaded if it is the name of one.
+    """Return a student, loaded if it is a directory or a name on the hub.
 
-    Parameters
-    ----------
-    student : Forecaster, str or path-like
-        A student, a directory, or a name on the hub.
-
-    Returns
-    -------
-    Forecaster
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    ValueError, ImportError
-        As :func:`~distilts_forecaster.load_student`.
+    TypeError if it is neither; what :func:`~distilts_forecaster.load_student` raises.
     """
     if isinstance(student, Forecaster):
         return student
@@ -54,17 +40,9 @@ def as_student(student: Any) -> Forecaster:
 
 
 def recall_parameters(student: Forecaster) -> dict[str, Any]:
-    """Return parameters by which a facade would be fitted as a student was.
+    """Return parameters, those that facades share, by which one would be fitted as a student was.
 
-    Parameters
-    ----------
-    student : Forecaster
-
-    Returns
-    -------
-    dict
-        Those that facades share. A teacher that was given as an object is a reference: it
-        cannot be asked again.
+    A teacher that was given as an object is a reference: it cannot be asked again.
     """
     info = student.info or StudentInfo()
     parameters: dict[str, Any] = {
@@ -122,17 +100,7 @@ def _recall_student(told: Any, student: Forecaster) -> Any:
 
 
 def recall_summary(student: Forecaster) -> TrainingSummary | None:
-    """Return what a student's ``info`` tells of its fit, None where it tells nothing.
-
-    Parameters
-    ----------
-    student : Forecaster
-
-    Returns
-    -------
-    TrainingSummary or None
-        Without epochs and seconds.
-    """
+    """Return what a student's ``info`` tells of its fit, None where it tells nothing."""
     info = student.info
     if info is None or info.fit is None:
         return None

@@ -147,17 +147,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def check_free(target: Path) -> None:
-    """Raise where saving would overwrite what is no student's.
-
-    Parameters
-    ----------
-    target : pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If it is a file, or holds files of these names that are none of a student.
-    """
+    """Raise ValueError where saving would overwrite what is no student's: a file, or its files."""
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: name a directory to save the student in.")
     there = [n for n in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if os.path.lexists(target / n)]

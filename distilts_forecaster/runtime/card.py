@@ -27,16 +27,7 @@ student.predict(context)  # {shape}; the last {length:,} steps, NaN where missin
 def write_card(student: Forecaster, n_bytes: int) -> str:
     """Write the model card of a student, as Markdown with the hub's header.
 
-    Parameters
-    ----------
-    student : Forecaster
-        Its ``info`` is what the card tells; without one, it tells what can be seen.
-    n_bytes : int
-        Size of its weights.
-
-    Returns
-    -------
-    str
+    It tells what ``info`` does; without one, what can be seen. The weights have ``n_bytes``.
     """
     info = student.info or StudentInfo()
     kind = getattr(student, "kind", "linear")

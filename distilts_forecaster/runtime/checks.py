@@ -14,29 +14,10 @@ __all__ = ["check_integer", "check_number", "extra_for", "warn_user"]
 
 
 def check_integer(name: str, value: Any, at_least: int = 1) -> int:
-    """Return an integer, or say why it is none.
+    """Return an integer of at least ``at_least``, or raise TypeError or ValueError that name it.
 
-    Parameters
-    ----------
-    name : str
-        Name of the parameter.
-    value : object
-        True and False are not integers here, nor is 96.0.
-    at_least : int, default 1
+    True and False are not integers here, nor is 96.0.
 
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    TypeError
-        If it is not an integer.
-    ValueError
-        If it is below ``at_least``.
-
-    Examples
-    --------
     >>> check_integer("n", 96)
     96
     """
@@ -49,28 +30,8 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> int:
 
 
 def check_number(name: str, value: Any, at_least: float = 0.0, below: float = math.inf) -> float:
-    """Return a finite number, or say why it is none.
+    """Return a finite number in [at_least, below), or raise TypeError or ValueError that name it.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-    at_least : float, default 0
-    below : float, default infinity
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    TypeError
-        If it is not a number.
-    ValueError
-        If it is below ``at_least``, or not below ``below``, or NaN.
-
-    Examples
-    --------
     >>> check_number("dropout", 0.1, below=1)
     0.1
     """
@@ -87,20 +48,8 @@ def check_number(name: str, value: Any, at_least: float = 0.0, below: float = ma
 def extra_for(what: str, extra: str) -> Iterator[None]:
     """Turn a missing package into an ImportError that has the command which installs it.
 
-    Parameters
-    ----------
-    what : str
-        What is being imported, for the message.
-    extra : str
-        The extra of this package that brings it.
+    ``what`` is being imported, ``extra`` brings it.
 
-    Raises
-    ------
-    ImportError
-        If a package is missing that is not part of this one.
-
-    Examples
-    --------
     >>> with extra_for("a graph", "onnx"):
     ...     import no_such_package
     Traceback (most recent call last):
@@ -118,12 +67,7 @@ def extra_for(what: str, extra: str) -> Iterator[None]:
 
 
 def warn_user(message: str) -> None:
-    """Warn, at the line of the user's that called this package.
-
-    Parameters
-    ----------
-    message : str
-    """
+    """Warn, at the line of the user's that called this package."""
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_globals.get("__name__", "").startswith(
         "distilts_forecaster"

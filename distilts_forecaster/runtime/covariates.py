@@ -70,19 +70,8 @@ class CovariateScales:
 
     @classmethod
     def of(cls, series: Sequence[Covariates]) -> CovariateScales:
-        """Measure the covariates of some series.
+        """Measure the covariates of some whole series.
 
-        Parameters
-        ----------
-        series : sequence of Covariates
-            Each of a whole series.
-
-        Returns
-        -------
-        CovariateScales
-
-        Examples
-        --------
         >>> CovariateScales.of([Covariates(future=np.array([[1.0], [3.0]]))]).future
         array([[2.],
                [1.]])
@@ -100,14 +89,7 @@ class CovariateScales:
     def standardise(self, covariates: Covariates) -> Covariates:
         """Bring covariates to mean 0 and standard deviation 1, in float32.
 
-        Parameters
-        ----------
-        covariates : Covariates
-            Kinds that have no scale are left out.
-
-        Returns
-        -------
-        Covariates
+        Kinds that have no scale are left out.
         """
         return Covariates(
             *(

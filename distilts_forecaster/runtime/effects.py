@@ -106,19 +106,8 @@ class Effects:
 
 
 def recent_spans(length: int) -> np.ndarray:
-    """Return 1, 2, 4, ...: the last values of a context that past covariates act by.
+    """Return 1, 2, 4, ... up to ``length``: the last values that past covariates act by.
 
-    Parameters
-    ----------
-    length : int
-        L.
-
-    Returns
-    -------
-    numpy.ndarray of int
-
-    Examples
-    --------
     >>> recent_spans(12)
     array([1, 2, 4, 8])
     """

@@ -71,23 +71,9 @@ class Operations(Protocol):
 class Architecture:
     """What a network is, but for its fitted arrays.
 
-    Attributes
-    ----------
-    kind : {"mlp", "itransformer"}
-    sizes : dict of str to int
-        Those of :data:`SIZES`.
-    input_chunk_length, output_chunk_length, n_quantiles : int
-        L, T and Q.
-    n_covariates : tuple of int
-        Past, future and static ones: P, F and S.
+    ``sizes`` are those of :data:`SIZES`, ``n_covariates`` past, future and static ones: P, F and S.
+    ValueError if there is no such kind, or it has other sizes.
 
-    Raises
-    ------
-    ValueError
-        If there is no such kind, or it has other sizes.
-
-    Examples
-    --------
     >>> sizes = {"hidden_size": 2, "n_blocks": 0}
     >>> Architecture("mlp", sizes, 8, 3).array_shapes()["skip.weight"]
     (3, 8)
@@ -118,20 +104,10 @@ class Architecture:
         return _mlp_shapes(self) if self.kind == "mlp" else _itransformer_shapes(self)
 
     def run(self, ops: Operations, arrays: Arrays, rows: Any, covariates: Sequence[Any]) -> Any:
-        """Forecast.
+        """Forecast from contexts of mean 0 and standard deviation 1: (N, C, L) -> (N, C, T, Q).
 
-        Parameters
-        ----------
-        ops : Operations
-        arrays : mapping of str to numpy.ndarray of float32
-        rows : value, shape (N, C, L)
-            Contexts of mean 0 and standard deviation 1.
-        covariates : sequence of value or None
-            Standardised: past (N, L, P), future (N, L + T, F), static (N, C, S).
-
-        Returns
-        -------
-        value, shape (N, C, T, Q)
+        Covariates are standardised: past (N, L, P), future (N, L + T, F), static (N, C, S), or
+        None.
         """
         run = _run_mlp if self.kind == "mlp" else _run_itransformer
         return run(self, ops, arrays, rows, *covariates)
@@ -339,21 +315,11 @@ class NumpyOperations:
 
 
 def gelu(values: np.ndarray) -> np.ndarray:
-    """Return ``x / 2 * (1 + erf(x / sqrt(2)))``.
+    """Return ``x / 2 * (1 + erf(x / sqrt(2)))``, in float32.
 
-    NumPy has no error function. This one is formula 7.1.26 of Abramowitz and Stegun, whose error
-    is 1.5e-7 at most: as precise as float32.
+    NumPy has no error function. This one is formula 7.1.26 of Abramowitz and Stegun, whose error is
+    1.5e-7 at most: as precise as float32.
 
-    Parameters
-    ----------
-    values : numpy.ndarray of float32
-
-    Returns
-    -------
-    numpy.ndarray of float32
-
-    Examples
-    --------
     >>> gelu(np.array([-1.0, 0.0, 1.0], np.float32)).round(4)
     array([-0.1587,  0.    ,  0.8413], dtype=float32)
     """

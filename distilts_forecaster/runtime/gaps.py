@@ -56,24 +56,10 @@ def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
 def complete(
     windows: np.ndarray, period: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Fill the gaps of windows, and mark the components that have no value at all.
+    """Fill the gaps of windows (N, L, C), and mark the components (N, C) without any value.
 
-    Parameters
-    ----------
-    windows : numpy.ndarray of float, shape (N, L, C)
-        NaN means missing.
-    period : int, optional
-        Steps of a season; see :func:`fill_gaps`.
+    As :func:`fill_gaps`, with zeros where nothing is known. The mask is None if there are none.
 
-    Returns
-    -------
-    filled : numpy.ndarray, shape (N, L, C)
-        Zero where nothing is known.
-    unknown : numpy.ndarray of bool, shape (N, C), or None
-        Components without any value; None if there are none.
-
-    Examples
-    --------
     >>> filled, unknown = complete(np.array([[[1.0, np.nan], [np.nan, np.nan]]]))
     >>> filled[0].tolist(), unknown.tolist()
     ([[1.0, 0.0], [1.0, 0.0]], [[False, True]])
@@ -119,24 +105,11 @@ def _along_phases(rows: np.ndarray, period: int) -> np.ndarray:
 
 
 def fill_covariates(rows: np.ndarray, known_ahead: bool) -> np.ndarray:
-    """Fill the gaps of covariates: (n, P).
+    """Fill the gaps of covariates: (n, P). One without any value stays missing.
 
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, P)
-        NaN means missing.
-    known_ahead : bool
-        Whether values are known ahead of time: then gaps are interpolated, and the ends
-        continued. Otherwise the last value is carried forward, so that nothing leaks back;
-        before the first one it is the first.
+    Gaps of those ``known_ahead`` of time are interpolated, and the ends continued. Otherwise the
+    last value is carried forward, so that nothing leaks back; before the first one it is the first.
 
-    Returns
-    -------
-    numpy.ndarray, shape (n, P)
-        A covariate without any value stays missing.
-
-    Examples
-    --------
     >>> rows = np.array([[1.0], [np.nan], [3.0], [np.nan]])
     >>> fill_covariates(rows, known_ahead=True).ravel()
     array([1., 2., 3., 3.])
@@ -153,22 +126,8 @@ def fill_covariates(rows: np.ndarray, known_ahead: bool) -> np.ndarray:
 
 
 def carry_forward(values: np.ndarray, axis: int) -> np.ndarray:
-    """Carry values over the gaps after them.
+    """Carry values over the gaps after them; ``axis`` is that of the steps.
 
-    Parameters
-    ----------
-    values : numpy.ndarray of float
-        NaN means missing.
-    axis : int
-        Of the steps.
-
-    Returns
-    -------
-    numpy.ndarray
-        What is missing before the first value stays missing.
-
-    Examples
-    --------
     >>> carry_forward(np.array([np.nan, 1.0, np.nan, 3.0]), axis=0)
     array([nan,  1.,  1.,  3.])
     """

@@ -23,26 +23,9 @@ def _import_hub() -> Any:
 def download(
     repo_id: str, files: Sequence[str], revision: str | None, token: str | bool | None
 ) -> Path:
-    """Download files of one commit into the hub's cache, or find them there.
+    """Return the directory of files of one commit, downloaded into the hub's cache if need be.
 
-    Parameters
-    ----------
-    repo_id : str
-        ``"owner/name"``.
-    files : sequence of str
-    revision, token : str, optional
-
-    Returns
-    -------
-    pathlib.Path
-        The directory with the files.
-
-    Raises
-    ------
-    ValueError
-        If there is no such repository, or it has no such files.
-    ImportError
-        If huggingface_hub is not installed.
+    ValueError if there is no such repository ("owner/name"), or it has no such files.
     """
     hub = _import_hub()
     absent = tuple(
@@ -70,26 +53,9 @@ def upload(
     token: str | bool | None,
     commit_message: str,
 ) -> str:
-    """Upload a directory as one commit, into a repository that is created if need be.
+    """Upload a directory as one commit, and return its address.
 
-    Parameters
-    ----------
-    directory : path-like
-    repo_id : str
-    private : bool, optional
-        Of a repository that is created; by default as the owner's settings say.
-    token : str, optional
-    commit_message : str
-
-    Returns
-    -------
-    str
-        The address of the commit.
-
-    Raises
-    ------
-    ImportError
-        If huggingface_hub is not installed.
+    The repository is created if need be, by default private or not as its owner's settings say.
     """
     api = _import_hub().HfApi(token=token)
     created = api.create_repo(repo_id, private=private, exist_ok=True)

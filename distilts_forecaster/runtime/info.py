@@ -321,16 +321,6 @@ def _read(
 def as_json(value: Any) -> Any:
     """Return a value as JSON can hold it; what it cannot hold is described.
 
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    dict, list, str, int, float, bool or None
-
-    Examples
-    --------
     >>> as_json({"levels": (0.1, np.float32(0.5)), "path": np.arange(2)})
     {'levels': [0.1, 0.5], 'path': [0, 1]}
     """

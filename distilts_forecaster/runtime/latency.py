@@ -17,23 +17,10 @@ __all__ = ["measure_latency", "median_seconds"]
 def measure_latency(
     student: Forecaster, batch_sizes: Sequence[int] = (1, 1024), seconds: float = 0.05
 ) -> dict[int, float]:
-    """Time calls of ``predict``.
+    """Return the median seconds of a call of ``predict``, by the number of windows in it.
 
-    Parameters
-    ----------
-    student : Forecaster
-    batch_sizes : sequence of int, default (1, 1024)
-        Windows in a call.
-    seconds : float, default 0.05
-        Spent on each, or on at least three calls.
+    ``seconds`` are spent on each, on as many threads as NumPy takes.
 
-    Returns
-    -------
-    dict of int to float
-        Median seconds of a call, by batch size, on as many threads as NumPy takes.
-
-    Examples
-    --------
     >>> from distilts_forecaster.runtime import LinearForecaster
     >>> sorted(measure_latency(LinearForecaster(np.zeros((1, 4, 2), np.float32))))
     [1, 1024]
@@ -60,17 +47,7 @@ def measure_latency(
 def median_seconds(call: Callable[[], Any], seconds: float = 0.5, most: int | None = None) -> float:
     """Return the median time of a call, after one that is not counted.
 
-    Parameters
-    ----------
-    call : callable
-    seconds : float, default 0.5
-        How long to call it, at least three times.
-    most : int, optional
-        Most calls to make.
-
-    Returns
-    -------
-    float
+    It is called for ``seconds``, but at least three times, and at most ``most`` times.
     """
     call()
     taken: list[float] = []

@@ -24,25 +24,9 @@ def interpolate_levels(
 ) -> np.ndarray:
     """Interpolate quantiles (..., Q) on the scale on which a normal distribution is a line.
 
-    Beyond the levels that are known, the line through the last two goes on: tails are
-    those of a normal distribution.
+    Beyond the levels that are known, the line through the last two goes on: tails are those of a
+    normal distribution.
 
-    Parameters
-    ----------
-    values : numpy.ndarray, shape (..., Q)
-        Not decreasing along the last axis.
-    known : sequence of float, length Q
-        Increasing, between 0 and 1.
-    wanted : sequence of float
-        Between 0 and 1.
-
-    Returns
-    -------
-    numpy.ndarray, shape (..., len(wanted))
-        Not decreasing where ``wanted`` is not.
-
-    Examples
-    --------
     >>> interpolate_levels(np.array([-1.2816, 0.0, 1.2816]), (0.1, 0.5, 0.9), [0.5, 0.95]).round(2)
     array([0.  , 1.64])
     """
@@ -57,21 +41,8 @@ def interpolate_levels(
 
 
 def values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray) -> np.ndarray:
-    """Return the values that normal numbers stand for, given quantiles.
+    """Return the values that normal numbers (...) stand for, given quantiles (..., Q).
 
-    Parameters
-    ----------
-    quantiles : numpy.ndarray, shape (..., Q)
-    levels : sequence of float, length Q
-    latent : numpy.ndarray, shape (...)
-        Broadcast against the quantiles of one level.
-
-    Returns
-    -------
-    numpy.ndarray, shape (...)
-
-    Examples
-    --------
     >>> values_at(np.array([-1.2816, 0.0, 1.2816]), (0.1, 0.5, 0.9), np.array([0.0, 2.0])).round(2)
     array([0., 2.])
     """
@@ -100,20 +71,7 @@ def _between(levels: tuple[float, ...], latent: np.ndarray) -> tuple[np.ndarray,
 def latent_paths(
     rng: np.random.Generator, shape: tuple[int, ...], error_autocorrelation: float
 ) -> np.ndarray:
-    """Draw paths of standard normal numbers that resemble their neighbours in time.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    shape : tuple of int
-        With time first: (T, ...).
-    error_autocorrelation : float
-        Correlation of neighbours, at least 0 and below 1.
-
-    Returns
-    -------
-    numpy.ndarray of float64
-    """
+    """Draw paths of standard normal numbers, time first, whose neighbours are so correlated."""
     fresh = rng.standard_normal(shape)
     for t in range(1, shape[0]):
         fresh[t] = (

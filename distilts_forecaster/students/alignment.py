@@ -27,18 +27,9 @@ class FactorisedAlignment(nn.Module):
 
     .. math:: \mathrm{mean}_{c,p}\,\lVert V\,\mathrm{gelu}((U s_c) \odot E_p) - h_{c,p} \rVert^2
 
-    with ``s_c`` the student's state of component c and ``h_{c,p}`` the teacher's at
-    position p; ``U``, ``V`` and ``E`` are learned.
+    with ``s_c`` the student's state of component c and ``h_{c,p}`` the teacher's at position p;
+    ``U``, ``V`` and ``E`` are learned.
 
-    Parameters
-    ----------
-    student_size, teacher_size, n_positions : int
-        d_s, d_h and P.
-    width : int, default 256
-        u.
-
-    Examples
-    --------
     >>> aligner = FactorisedAlignment(student_size=8, teacher_size=4, n_positions=3)
     >>> aligner(torch.zeros(2, 5, 8), torch.ones(2, 5, 3, 4)).shape
     torch.Size([2])
@@ -57,29 +48,13 @@ class FactorisedAlignment(nn.Module):
         return self.read(F.gelu(self.embed(student)[:, :, None] * self.position))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean squared error of each window.
-
-        Parameters
-        ----------
-        student : Tensor, shape (B, C, d_s)
-        teacher : Tensor, shape (B, C, P, d_h), or (B, 1, P, d_h) for all components
-
-        Returns
-        -------
-        Tensor, shape (B,)
-        """
+        """Return each window's mean squared error: (B, C, d_s), (B, C or 1, P, d_h) -> (B,)."""
         return ((self.predict(student) - teacher) ** 2).mean((1, 2, 3))
 
 
 class LinearAlignment(nn.Module):
     """Predict the mean of the teacher's states over positions, linearly.
 
-    Parameters
-    ----------
-    student_size, teacher_size : int
-
-    Examples
-    --------
     >>> aligner = LinearAlignment(student_size=8, teacher_size=4)
     >>> aligner(torch.zeros(2, 5, 8), torch.ones(2, 1, 3, 4)).shape
     torch.Size([2])
@@ -97,11 +72,9 @@ class LinearAlignment(nn.Module):
 class RelationalAlignment(nn.Module):
     """Match the similarities between the windows of a batch; nothing to learn.
 
-    The cosines between the students' states of all windows and components are to be those
-    between the teacher's (after relational knowledge distillation, Park et al., CVPR 2019).
+    The cosines between the students' states of all windows and components are to be those between
+    the teacher's (after relational knowledge distillation, Park et al., CVPR 2019).
 
-    Examples
-    --------
     >>> states = torch.randn(6, 1, 8)
     >>> bool((RelationalAlignment()(states, states[:, :, None]) < 1e-10).all())
     True
@@ -110,14 +83,7 @@ class RelationalAlignment(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean squared difference of each window's cosines to all others.
 
-        Parameters
-        ----------
-        student : Tensor, shape (B, C, d_s)
-        teacher : Tensor, shape (B, C, P, d_h), or (B, 1, P, d_h) for all components
-
-        Returns
-        -------
-        Tensor, shape (B,)
+        (B, C, d_s), (B, C or 1, P, d_h) -> (B,).
         """
         pooled = teacher.mean(2)
         # One state for all components is compared with the students' mean.
@@ -130,23 +96,10 @@ class RelationalAlignment(nn.Module):
 def make_aligner(
     kind: str, student_size: int, teacher_size: int, n_positions: int
 ) -> FactorisedAlignment | LinearAlignment | RelationalAlignment:
-    """Build an aligner by name.
+    """Build an aligner, "factorised", "linear" or "relational".
 
-    Parameters
-    ----------
-    kind : {"factorised", "linear", "relational"}
-    student_size, teacher_size, n_positions : int
-
-    Returns
-    -------
-    torch.nn.Module
-        Takes the student's states (B, C, d_s) and the teacher's (B, C, P, d_h), and gives
-        each window's loss (B,).
-
-    Examples
-    --------
-    >>> type(make_aligner("relational", 8, 4, 3)).__name__
-    'RelationalAlignment'
+    It takes the student's states (B, C, d_s) and the teacher's (B, C, P, d_h), and gives each
+    window's loss (B,).
     """
     if kind == "factorised":
         return FactorisedAlignment(student_size, teacher_size, n_positions)

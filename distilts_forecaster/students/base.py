@@ -38,17 +38,9 @@ __all__ = [
 class Choice:
     """Settings of the objective, given or chosen on held-out windows.
 
-    Attributes
-    ----------
-    alpha : float
-        Weight of the teacher.
-    weights : numpy.ndarray, shape (T,)
-        Horizon weights of mean one.
-    ridge : float
-        lambda.
-    error, error_without_teacher : float or None
-        Held-out mean squared error of the choice, and of the best ridge without a teacher; None
-        without held-out windows.
+    ``alpha`` is the weight of the teacher, ``weights`` (T,) are of mean one, ``ridge`` is lambda.
+    ``error`` and ``error_without_teacher`` are the held-out mean squared errors of the choice, and
+    of the best ridge without a teacher; None without held-out windows.
     """
 
     alpha: float
@@ -67,14 +59,8 @@ class Choice:
 class Alignment:
     """How the student's hidden states are aligned with the teacher's.
 
-    Attributes
-    ----------
-    kind : {"auto", "factorised", "linear", "relational"} or None
-        "auto" is factorised where both sides have hidden states; None never aligns.
-    weight : float
-        beta.
-    size : int
-        Numbers that are kept of each hidden state of the teacher.
+    ``kind`` "auto" is factorised where both sides have hidden states, None never aligns. ``weight``
+    is beta, ``size`` the numbers that are kept of each hidden state of the teacher.
     """
 
     kind: str | None = "auto"
@@ -91,15 +77,8 @@ class Alignment:
 class Frame:
     """What a forecaster needs besides its fitted numbers.
 
-    Attributes
-    ----------
-    chunks : Chunks
-    quantile_levels : tuple of float
-        Levels that the student itself forecasts.
-    scales : CovariateScales
-    period : int or None
-        Season by which gaps are filled.
-    nonnegative : bool
+    ``quantile_levels`` are those that the student itself forecasts, ``period`` the season by which
+    gaps are filled.
     """
 
     chunks: Chunks
@@ -111,15 +90,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """Sizes of what goes into a network and comes out of it.
-
-    Attributes
-    ----------
-    input_chunk_length, output_chunk_length, n_quantiles : int
-        L, T and Q.
-    n_covariates : tuple of int
-        Past, future and static ones: P, F and S.
-    """
+    """Sizes of what goes into a network and comes out of it: L, T, Q; covariates P, F, S."""
 
     input_chunk_length: int
     output_chunk_length: int
@@ -131,20 +102,9 @@ class NetworkShape:
 class FitTask:
     """What a student is fitted to.
 
-    Attributes
-    ----------
-    frame : Frame
-    choice : Choice
-    trial, final : WindowSums
-        Of the windows used while settings are chosen, and of all.
-    holds_out : bool
-        Whether the trial windows are fewer: then a student that was fitted to them alone can be
-        judged on the others.
-    windows : WindowSets or None
-        The windows themselves, for students that are trained on them.
-    alignment : Alignment
-    random_state : int or None
-    verbose : bool or None
+    ``trial`` and ``final`` are sums over the windows used while settings are chosen, and over all.
+    ``holds_out`` says whether the trial windows are fewer: then a student that was fitted to them
+    alone can be judged on the others. ``windows`` are for students that are trained on them.
     """
 
     frame: Frame
@@ -162,17 +122,8 @@ class FitTask:
 class Fitted:
     """A fitted student.
 
-    Attributes
-    ----------
-    student : Forecaster
-    trial : Forecaster
-        As it was while the held-out windows were held out; the same one where none were.
-    error : float or None
-        Of ``trial`` on the held-out windows.
-    alignment : str or None
-        How hidden states were aligned.
-    epochs : tuple of Epoch
-    best_epoch : int or None
+    ``trial`` is the student as it was while the held-out windows were held out (the same one where
+    none were), ``error`` that of ``trial`` on them, ``alignment`` how hidden states were aligned.
     """
 
     student: Forecaster
@@ -287,18 +238,10 @@ class Training:
 class StudentSettings(ABC):
     """Settings of a kind of student, which know how it is fitted.
 
-    Attributes
-    ----------
-    is_matrix : bool
-        Whether the student is one matrix. Covariates then act on what it misses, it forecasts
-        no quantiles itself, and it has no hidden states.
-    is_exact : bool
-        Whether it is solved from sums; other students are trained on the windows themselves.
-    takes_covariates : bool
-    per_component : bool
-        Whether each component has a matrix of its own.
-    ridge : float or "auto"
-        lambda of the exact solution.
+    ``is_matrix``: it is one matrix. Covariates then act on what it misses, it forecasts no
+    quantiles itself, and it has no hidden states. ``is_exact``: it is solved from sums; other
+    students are trained on the windows themselves. ``per_component``: each component has a matrix
+    of its own. ``ridge`` is lambda of the exact solution.
     """
 
     is_matrix: ClassVar[bool] = False
@@ -311,38 +254,19 @@ class StudentSettings(ABC):
         """Raise ImportError, with the command that helps, where an extra is missing."""
 
     def probe(self, shape: NetworkShape, n_components: int) -> int | None:
-        """Try the student before anything expensive is done.
+        """Try the student before anything expensive is done; return the size of its hidden states.
 
-        Returns
-        -------
-        int or None
-            Size of its hidden states, None if it has none.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it cannot be fitted.
+        None if it has none; TypeError or ValueError if it cannot be fitted.
         """
         return None
 
     @abstractmethod
     def fit(self, task: FitTask) -> Fitted:
-        """Fit the student.
-
-        Raises
-        ------
-        ValueError
-            If there is no finite solution.
-        """
+        """Fit the student; ValueError if there is no finite solution."""
 
 
 class NetworkSettings(StudentSettings):
-    """Settings of a student that is trained by gradient.
-
-    Attributes
-    ----------
-    training : Training
-    """
+    """Settings of a student that is trained by gradient."""
 
     training: Training
 

@@ -45,16 +45,8 @@ Windows = Sequence[tuple[WindowSource, np.ndarray]]
 class EffectSums:
     """Sums over windows from which effects are solved, by component and step.
 
-    Attributes
-    ----------
-    gram : numpy.ndarray, shape (C, horizon, B, B)
-        Of the features.
-    cross : numpy.ndarray, shape (C, horizon, B)
-        Of the features with what the student misses.
-    power : float
-        Sum of squares of what the student misses.
-    n_known : int
-        Targets that are known.
+    ``gram`` (C, horizon, B, B) is of the features, ``cross`` (C, horizon, B) of the features with
+    what the student misses, ``power`` the sum of squares of that; ``n_known`` targets are known.
     """
 
     gram: np.ndarray
@@ -71,18 +63,7 @@ class EffectSums:
 
 
 def empty_effects(sources: Sequence[WindowSource], n_steps: int) -> Effects:
-    """Return effects that are zero, with the scales and knots of some series' covariates.
-
-    Parameters
-    ----------
-    sources : sequence of WindowSource
-    n_steps : int
-        T.
-
-    Returns
-    -------
-    Effects
-    """
+    """Return effects that are zero, with the scales and knots of some series' covariates."""
     scales = CovariateScales.of([source.covariates for source in sources])
     return Effects(np.zeros((1, n_steps, 1), np.float32), scales, _knots(sources, scales.future))
 
@@ -92,20 +73,8 @@ def sum_effects(
 ) -> EffectSums:
     """Sum over windows what effects are solved from.
 
-    Parameters
-    ----------
-    student : LinearForecaster
-        Fitted without covariates.
-    effects : Effects
-        Of :func:`empty_effects`.
-    windows : sequence of tuple
-        WindowSource and the windows to use.
-    horizon : int
-        Steps of the targets that may be looked at.
-
-    Returns
-    -------
-    EffectSums
+    The student is fitted without covariates, ``effects`` are :func:`empty_effects`, ``horizon``
+    steps of the targets may be looked at.
     """
     gram: np.ndarray | float = 0.0
     cross: np.ndarray | float = 0.0
@@ -122,20 +91,9 @@ def sum_effects(
 
 
 def solve_effects(sums: EffectSums, effects: Effects, penalty: float) -> Effects:
-    """Solve the effects for one penalty.
+    """Solve :func:`empty_effects` for one penalty; infinity leaves the covariates without effect.
 
-    Parameters
-    ----------
-    sums : EffectSums
-    effects : Effects
-        Of :func:`empty_effects`; steps beyond the horizon of the sums get the effect of all
-        steps together.
-    penalty : float
-        Of the ridge; infinity leaves the covariates without effect.
-
-    Returns
-    -------
-    Effects
+    Steps beyond the horizon of the sums get the effect of all steps together.
     """
     n_components, _, n_features = sums.cross.shape
     n_steps = effects.weights.shape[1]
@@ -149,19 +107,9 @@ def solve_effects(sums: EffectSums, effects: Effects, penalty: float) -> Effects
 
 
 def choose_penalty(sums: EffectSums, held_out: EffectSums, effects: Effects) -> tuple[float, float]:
-    """Return the penalty whose effects have the smallest error on held-out windows, and it.
+    """Return the penalty with the smallest error on held-out windows, and that error.
 
-    Parameters
-    ----------
-    sums, held_out : EffectSums
-        Of the windows to fit to, and of the held-out ones.
-    effects : Effects
-        Of :func:`empty_effects`.
-
-    Returns
-    -------
-    penalty, error : float
-        Mean squared error in units of each series' variance.
+    It is a mean squared error in units of each series' variance.
     """
     errors = [
         held_out.error(solve_effects(sums, effects, penalty).weights.astype(np.float64))

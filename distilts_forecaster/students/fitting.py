@@ -17,26 +17,10 @@ __all__ = ["fit_network", "probe_network"]
 
 
 def probe_network(settings: NetworkSettings, shape: NetworkShape, n_components: int) -> int | None:
-    """Build a network and try it on random windows, before anything expensive is done.
+    """Build a network and try it on random windows; return the size of its hidden states, or None.
 
-    Parameters
-    ----------
-    settings : NetworkSettings
-    shape : NetworkShape
-    n_components : int
-
-    Returns
-    -------
-    int or None
-        Size of the network's hidden states, None if it has none.
-
-    Raises
-    ------
-    TypeError
-        If the user's function does not build a module.
-    ValueError
-        If there is nothing to train, or forecast or hidden states have the wrong shape, or the
-        device is not there.
+    TypeError if the user's function does not build a module; ValueError if there is nothing to
+    train, or forecast or hidden states have the wrong shape, or the device is not there.
     """
     resolve_device(settings.training.device)
     length, steps = shape.input_chunk_length, shape.output_chunk_length
@@ -72,23 +56,9 @@ def probe_network(settings: NetworkSettings, shape: NetworkShape, n_components: 
 def fit_network(settings: NetworkSettings, task: FitTask) -> Fitted:
     """Train a network, stopped early on the held-out windows, then on all windows.
 
-    Where the held-out windows are the end of the series themselves, the network is trained a
-    second time, on all windows and for as many epochs as were best.
-
-    Parameters
-    ----------
-    settings : NetworkSettings
-    task : FitTask
-
-    Returns
-    -------
-    Fitted
-        ``epochs``, ``best_epoch`` and ``error`` are those of the first training.
-
-    Raises
-    ------
-    ValueError
-        If a custom network's output has the wrong shape.
+    Where the held-out windows are the end of the series themselves, the network is trained a second
+    time, on all windows and for as many epochs as were best; ``epochs``, ``best_epoch`` and
+    ``error`` are those of the first training.
     """
     sets = task.windows
     assert sets is not None

@@ -16,15 +16,7 @@ __all__ = ["ModuleForecaster"]
 
 
 class ModuleForecaster(ScaledForecaster):
-    """A fitted network of the user's own: torch, without gradients and covariates.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-    frame : Frame
-    error_quantiles : ErrorQuantiles, optional
-        See :class:`~distilts_forecaster.runtime.Forecaster`.
-    """
+    """A fitted network of the user's own: torch, without gradients and covariates."""
 
     def __init__(
         self, network: nn.Module, frame: Frame, error_quantiles: ErrorQuantiles | None = None

@@ -27,14 +27,8 @@ __all__ = ["DLinearNetwork", "ITransformerNetwork", "MLPNetwork"]
 class DLinearNetwork(nn.Module):
     """Two linear maps, of a moving average and of what it leaves (Zeng et al., AAAI 2023).
 
-    Without biases: with instance normalisation the whole is one matrix, see :meth:`fold`.
-
-    Parameters
-    ----------
-    input_chunk_length, output_chunk_length : int
-        L and T.
-    kernel_size : int or None
-        Steps of the moving average, odd; None does not decompose.
+    Without biases: with instance normalisation the whole is one matrix, see :meth:`fold`. The
+    average is over ``kernel_size`` steps, odd; None does not decompose.
     """
 
     def __init__(
@@ -84,13 +78,8 @@ class DLinearNetwork(nn.Module):
 class ITransformerNetwork(nn.Module):
     """A transformer whose tokens are the components (Liu et al., ICLR 2024).
 
-    Parameters
-    ----------
-    shape : NetworkShape
-        Past and future covariates are tokens beside those of the components; static ones are
-        added to the token of each component.
-    d_model, n_heads, d_ff, n_layers : int
-    dropout : float
+    Past and future covariates are tokens beside those of the components; static ones are added to
+    the token of each component.
     """
 
     def __init__(
@@ -139,14 +128,7 @@ class ITransformerNetwork(nn.Module):
 
 
 class MLPNetwork(nn.Module):
-    """A linear map plus residual blocks, each component by itself (after TiDE, Das et al., 2023).
-
-    Parameters
-    ----------
-    shape : NetworkShape
-    hidden_size, n_blocks : int
-    dropout : float
-    """
+    """A linear map plus residual blocks, each component by itself (TiDE, Das et al., 2023)."""
 
     def __init__(
         self, shape: NetworkShape, hidden_size: int, n_blocks: int, dropout: float

@@ -34,25 +34,13 @@ ALIGNMENTS = ("factorised", "linear", "relational")
 class Objective:
     """What a student trained by gradient minimises.
 
-    Errors are on the scale that windows are compared on (each window divided by its
-    softened standard deviation, see :mod:`~distilts_forecaster.windows.cutting`), so that series of
-    any level and spread count alike. Each term is a mean over the windows that it can be
-    computed for.
+    Errors are on the scale that windows are compared on (each window divided by its softened
+    standard deviation, see :mod:`~distilts_forecaster.windows.cutting`), so that series of any
+    level and spread count alike. Each term is a mean over the windows that it can be computed for.
+    ``distillation_weight`` is alpha, ``horizon_weights`` (T,) are w_t, of mean one,
+    ``alignment_weight`` is beta. With one quantile level, the target enters by its squared error;
+    with several by the pinball loss of each, doubled, so that the median's is the absolute error.
 
-    Attributes
-    ----------
-    distillation_weight : float
-        alpha.
-    horizon_weights : numpy.ndarray, shape (T,)
-        w_t, of mean one.
-    alignment_weight : float, default 0.0
-        beta.
-    quantile_levels : tuple of float, default (0.5,)
-        With one, the target enters by its squared error; with several by the pinball
-        loss of each, doubled, so that the median's is the absolute error.
-
-    Examples
-    --------
     >>> import torch
     >>> objective = Objective(0.5, exponential_weights(2, 0.0))
     >>> forecast = torch.zeros(1, 2, 1, 1)
@@ -69,18 +57,7 @@ class Objective:
     quantile_levels: tuple[float, ...] = (0.5,)
 
     def supervised(self, forecast: Tensor, target: Tensor) -> Tensor:
-        """Return each window's error against its target.
-
-        Parameters
-        ----------
-        forecast : Tensor, shape (B, T, C, Q)
-        target : Tensor, shape (B, T, C)
-            NaN where missing: it has no error.
-
-        Returns
-        -------
-        Tensor, shape (B,)
-        """
+        """Return each window's error (B,) against its target (B, T, C), NaN where missing."""
         known = (target == target)[..., None]
         # Replaced, not multiplied: the gradient of NaN times zero is NaN.
         error = (target[..., None] - forecast).where(known, forecast.new_zeros(()))
@@ -90,17 +67,9 @@ class Objective:
         return 2.0 * ((levels - (error < 0).to(error.dtype)) * error).mean((1, 2, 3))
 
     def distillation(self, forecast: Tensor, labels: Tensor) -> Tensor:
-        """Return each window's weighted squared error against the teacher.
+        """Return each window's weighted squared error (B,) against the teacher.
 
-        Parameters
-        ----------
-        forecast : Tensor, shape (B, T, C, Q)
-        labels : Tensor, shape (B, T, C, Q) or (B, T, C, 1)
-            Quantiles at the same levels; or the median, of a teacher that knows no others.
-
-        Returns
-        -------
-        Tensor, shape (B,)
+        Labels are (B, T, C, Q), or (B, T, C, 1): the median, of a teacher that knows no others.
         """
         weights = forecast.new_tensor(self.horizon_weights)
         if labels.shape[-1] < forecast.shape[-1]:
@@ -109,39 +78,19 @@ class Objective:
         return ((labels - forecast) ** 2).mean((2, 3)) @ weights / len(weights)
 
     def total(self, supervised: Any, distillation: Any = 0.0, alignment: Any = 0.0) -> Any:
-        """Add the terms up.
-
-        Parameters
-        ----------
-        supervised, distillation, alignment : Tensor or float
-
-        Returns
-        -------
-        Tensor or float
-        """
+        """Add the terms up."""
         return (
             supervised + self.distillation_weight * distillation + self.alignment_weight * alignment
         )
 
 
 def exponential_weights(horizon: int, tau: float) -> np.ndarray:
-    r"""Return the paper's horizon weights, of mean one.
+    r"""Return the paper's horizon weights, of mean one: (horizon,).
 
     .. math:: w_t = e^{\tau t / (T - 1)} / \mathrm{mean}_j\, e^{\tau j / (T - 1)}
 
-    Parameters
-    ----------
-    horizon : int
-        Number of steps, T.
-    tau : float
-        Steepness. 0 is uniform, the paper uses 1; below 0 the near steps weigh more.
+    A tau of 0 is uniform, the paper uses 1; below 0 the near steps weigh more.
 
-    Returns
-    -------
-    numpy.ndarray of float64, shape (horizon,)
-
-    Examples
-    --------
     >>> exponential_weights(3, 1.0).round(3)
     array([0.559, 0.922, 1.519])
     >>> exponential_weights(2, 0.0)
@@ -155,36 +104,15 @@ def exponential_weights(horizon: int, tau: float) -> np.ndarray:
 def resolve_horizon_weights(
     horizon_weights: HorizonWeights, horizon: int, teacher_error: np.ndarray | None = None
 ) -> np.ndarray:
-    """Turn any accepted form of ``horizon_weights`` into weights of mean one.
+    """Turn any accepted form of ``horizon_weights`` into weights of mean one: (horizon,).
 
-    Parameters
-    ----------
-    horizon_weights : float, str, sequence of float, or callable
-        The paper's tau; or ``"exponential"`` (tau = 1), ``"linear"`` (1, 2, ... T),
-        ``"uniform"`` or ``"inverse_error"`` (one over the teacher's squared error at each
-        step: it counts most where it is best); or one weight for each step; or a function
-        of the horizon that returns one weight for each step.
-    horizon : int
-        Number of steps, T.
-    teacher_error : numpy.ndarray, shape (horizon,), optional
-        Mean squared error of the teacher at each step. "inverse_error" without it (there is
-        no teacher, or no window to measure it on) is uniform.
+    They are the paper's tau; or ``"exponential"`` (tau = 1), ``"linear"`` (1, 2, ... T),
+    ``"uniform"`` or ``"inverse_error"`` (one over ``teacher_error`` (horizon,), the teacher's mean
+    squared error at each step: it counts most where it is best; uniform where that is not known);
+    or one weight for each step; or a function of the horizon that returns those. TypeError if they
+    are not numbers; ValueError if there are not ``horizon`` of them, or one is negative or not
+    finite, or all are zero.
 
-    Returns
-    -------
-    numpy.ndarray of float64, shape (horizon,)
-        Weights of mean one: the strength of the distillation is set by alpha alone.
-
-    Raises
-    ------
-    TypeError
-        If the weights are not numbers.
-    ValueError
-        If there are not ``horizon`` of them, or one is negative or not finite, or
-        all are zero.
-
-    Examples
-    --------
     >>> resolve_horizon_weights([1, 3], 2)
     array([0.5, 1.5])
     >>> resolve_horizon_weights(lambda T: range(T), 3)

@@ -37,23 +37,15 @@ _TINY = 1e-9
 class WindowSums:
     """Sums over windows from which any linear student can be solved.
 
-    float32 rows go in, float64 sums are kept; the sums of two sets of windows
-    add up (``first + second``), in any order.
-
-    Parameters
-    ----------
-    n_matrices : int
-        K: 1 if all components share one matrix, else the number of components.
-    n_features : int
-        F, the length of the context.
-    n_outputs : int
-        T.
+    float32 rows go in, float64 sums are kept; the sums of two sets of windows add up (``first +
+    second``), in any order. There are K matrices (1 if all components share one, else one for each
+    component) of F features and T outputs.
 
     Attributes
     ----------
-    gram_target, gram_teacher : numpy.ndarray of float64, shape (K, F, F)
-    cross_target, cross_teacher : numpy.ndarray of float64, shape (K, F, T)
-    power_target, known_target : numpy.ndarray of float64, shape (K, T)
+    gram_target, gram_teacher : shape (K, F, F)
+    cross_target, cross_teacher : shape (K, F, T)
+    power_target, known_target : shape (K, T)
         Sum of squared targets, and how many of them are known.
     n_target, n_teacher : float
         Rows summed (windows times components, divided by K); weights count as rows.
@@ -76,16 +68,10 @@ class WindowSums:
         labels: np.ndarray | None = None,
         weight: np.ndarray | None = None,
     ) -> None:
-        """Add rows ordered by window, then component.
+        """Add rows ordered by window, then component: features (n, F), targets and labels (n, T).
 
-        Parameters
-        ----------
-        features : numpy.ndarray of float32, shape (n_rows, F)
-        targets, labels : numpy.ndarray of float32, shape (n_rows, T), optional
-            Normalised targets and teacher forecasts of the same windows. A target of NaN is
-            missing: it counts as zero here, and is imputed before the sums are solved.
-        weight : numpy.ndarray of float32, shape (n_rows,), optional
-            How much each row's target counts.
+        A target of NaN is missing: it counts as zero here, and is imputed before the sums are
+        solved. ``weight`` (n,) says how much each row's target counts.
         """
         n_matrices = len(self.gram_target)
         n_rows = len(features) // n_matrices
@@ -146,14 +132,9 @@ class WindowSums:
 class HeldOut:
     """What is known of the held-out windows.
 
-    Attributes
-    ----------
-    sums : WindowSums
-        Of those whose targets are whole.
-    features, targets : numpy.ndarray of float32, shape (n_rows, F) and (n_rows, T)
-        Of the others: missing targets (NaN) are in no sum, for any candidate.
-    row_weight : float
-        Rows that each of these stands for.
+    ``sums`` are of those whose targets are whole; ``features`` (n_rows, F) and ``targets`` (n_rows,
+    T) of the others, whose missing targets (NaN) are in no sum, for any candidate. Each of these
+    stands for ``row_weight`` rows.
     """
 
     sums: WindowSums
@@ -168,19 +149,10 @@ class HeldOut:
 
 
 def solve(sums: WindowSums, alpha_weights: np.ndarray, ridge: float) -> np.ndarray:
-    """Solve the student of one setting exactly.
+    """Solve the student of one setting exactly: (K, F, T).
 
-    Parameters
-    ----------
-    sums : WindowSums
-    alpha_weights : numpy.ndarray, shape (T,)
-        ``alpha * w_t``: the weight of the teacher at each step.
-    ridge : float
-        lambda.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (K, F, T)
+    ``alpha_weights`` (T,) are ``alpha * w_t``, the weight of the teacher at each step; ``ridge`` is
+    lambda.
     """
     solutions = np.empty_like(sums.cross_target)
     for k in range(len(solutions)):
@@ -234,22 +206,9 @@ def validation_errors(
     alpha_weights: Sequence[np.ndarray],
     ridges: Sequence[float],
 ) -> np.ndarray:
-    """Mean squared error on held-out windows for every setting.
+    """Mean squared error on held-out windows for every setting: (len(ridges), len(alpha_weights)).
 
-    Parameters
-    ----------
-    sums : WindowSums
-        Of the windows fitted on.
-    validation : HeldOut
-        With as many outputs.
-    alpha_weights : sequence of numpy.ndarray, shape (T,)
-        The (alpha, tau) candidates as ``alpha * w_t``.
-    ridges : sequence of float
-        The lambda candidates.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (len(ridges), len(alpha_weights))
+    ``sums`` are those of the windows fitted on. Candidates are ``alpha * w_t`` (T,), and lambda.
     """
     errors = np.zeros((len(ridges), len(alpha_weights)))
     whole, n_matrices = validation.sums, len(sums.gram_target)
@@ -276,19 +235,5 @@ def validation_errors(
 
 
 def solve_choice(sums: WindowSums, alpha: float, weights: np.ndarray, ridge: float) -> np.ndarray:
-    """Solve for chosen settings, for as many steps as were summed.
-
-    Parameters
-    ----------
-    sums : WindowSums
-    alpha : float
-    weights : numpy.ndarray, shape (at least T,)
-        Horizon weights.
-    ridge : float
-        lambda.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (K, F, T)
-    """
+    """Solve for chosen settings, for as many steps as were summed: (K, F, T)."""
     return solve(sums, alpha * weights[: sums.cross_target.shape[2]], ridge)

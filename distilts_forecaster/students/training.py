@@ -30,13 +30,8 @@ _TERMS = ("supervised", "distillation", "alignment")
 class Trained:
     """The record of a training.
 
-    Attributes
-    ----------
-    epochs : tuple of Epoch
-    best : int
-        Number of the epoch whose weights were kept.
-    best_error : float or None
-        Its error on the held-out windows, None without them.
+    ``best`` is the number of the epoch whose weights were kept, ``best_error`` its error on the
+    held-out windows, None without them.
     """
 
     epochs: tuple[Epoch, ...]
@@ -57,33 +52,12 @@ def train(
 ) -> Trained:
     """Train a network in place.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        See :mod:`~distilts_forecaster.students.networks` for what it takes and returns. It
-        is left on the CPU, in evaluation mode, with the weights of its best epoch (without
-        held-out windows, the last).
-    windows : TrainingWindows
-    objective : Objective
-    training : Training
-    held_out : TrainingWindows, optional
-        To stop early on.
-    aligner : torch.nn.Module, optional
-        Trained with the network; takes hidden states of student and teacher.
-    seed : int, default 0
-    n_epochs : int, optional
-        Stop after so many, without changing the schedule.
-    verbose : bool or None, default False
-        Progress bar; None shows it on a terminal.
-
-    Returns
-    -------
-    Trained
-
-    Raises
-    ------
-    ValueError
-        If the network's forecast has the wrong shape, or the loss is not finite.
+    See :mod:`~distilts_forecaster.students.networks` for what it takes and returns. It is left on
+    the CPU, in evaluation mode, with the weights of its best epoch on ``held_out`` (without
+    held-out windows, the last). The aligner, which takes hidden states of student and teacher, is
+    trained with it. ``n_epochs`` stops without changing the schedule; ``verbose=None`` shows
+    progress on a terminal. ValueError if the network's forecast has the wrong shape, or the loss is
+    not finite.
     """
     run = _Run(network, aligner, windows, objective, training)
     best = _Best()
@@ -229,21 +203,7 @@ class _Run:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device by name; "auto" is a GPU where there is one.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
-    """
+    """Return the device by name ("auto": a GPU where there is one); ValueError without it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -295,27 +255,10 @@ def call_network(
     covariates: Sequence[Tensor | None],
     shape: tuple[int, int, int],
 ) -> tuple[Tensor, Tensor | None]:
-    """Forecast, with covariates where there are some.
+    """Forecast (B, L, C) -> (B, T, C, Q) float32, with hidden states (B, C, d) or None.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-    context : Tensor, shape (B, L, C)
-    covariates : sequence of Tensor or None
-        Past (B, L, P), future (B, L + T, F) and static (B, C, S).
-    shape : tuple of int
-        T, C and Q that the forecast has to have.
-
-    Returns
-    -------
-    forecast : Tensor of float32, shape (B, T, C, Q)
-        On the scale of ``context``.
-    hidden : Tensor, shape (B, C, d), or None
-
-    Raises
-    ------
-    ValueError
-        If the forecast has another shape.
+    Covariates are past (B, L, P), future (B, L + T, F) and static (B, C, S), or None. ValueError if
+    the forecast has another shape than (B, *shape).
     """
     takes_covariates = any(c is not None for c in covariates)
     answer = network(context, *covariates) if takes_covariates else network(context)

@@ -29,19 +29,9 @@ _TARGET_NAMES = ("y", "target", "value")
 class Table:
     """Series, as they were read.
 
-    Attributes
-    ----------
-    ids : list
-        One for each series; a wide table is one series without a name, None.
-    times : list of pandas.DatetimeIndex or pandas.RangeIndex
-        Regular, and increasing.
-    values : list of numpy.ndarray of float64, shape (n_points, C)
-        NaN where a value, or a whole row, is missing.
-    components : list of str
-    id_name, time_name : str
-        Of the columns; ``time_name`` is "step" where there is none.
-    freqs : list of str or None
-        Of each series, where its times are dates.
+    ``ids`` has one for each series; a wide table is one series without a name, None. ``times`` are
+    regular and increasing, ``values`` (n_points, C) NaN where a value, or a whole row, is missing.
+    ``time_name`` is "step" where there is no such column. ``freqs`` are where times are dates.
     """
 
     ids: list[Any]
@@ -53,18 +43,7 @@ class Table:
     freqs: list[str | None]
 
     def times_after(self, i: int, n: int) -> Any:
-        """Return the n times that follow a series.
-
-        Parameters
-        ----------
-        i : int
-            Its place.
-        n : int
-
-        Returns
-        -------
-        pandas.DatetimeIndex or pandas.RangeIndex
-        """
+        """Return the n times that follow series i."""
         times, freq = self.times[i], self.freqs[i]
         if freq is None:
             return pd.RangeIndex(
@@ -73,17 +52,7 @@ class Table:
         return pd.date_range(times[-1], periods=n + 1, freq=freq)[1:]
 
     def to_frame(self, forecasts: Sequence[np.ndarray], columns: Sequence[str]) -> pd.DataFrame:
-        """Return what follows each series as a table like the one that was read.
-
-        Parameters
-        ----------
-        forecasts : sequence of numpy.ndarray, shape (n, len(columns))
-        columns : sequence of str
-
-        Returns
-        -------
-        pandas.DataFrame
-        """
+        """Return what follows each series (n, len(columns)) as a table like the one read."""
         parts = []
         for i, (name, made) in enumerate(zip(self.ids, forecasts, strict=True)):
             part = pd.DataFrame(made, columns=list(columns))
@@ -103,33 +72,15 @@ def read_table(
 ) -> Table:
     """Read series.
 
-    A table is long where it has a column that says which series a row is of (``id``, or one
-    called unique_id, item_id, series_id or id): a row for each series and time. Otherwise it is
-    wide: a row for each time, a column for each component of one series.
+    A table is long where it has a column that says which series a row is of (``id``, or one called
+    unique_id, item_id, series_id or id): a row for each series and time. Otherwise it is wide: a
+    row for each time, a column for each component of one series.
 
-    Parameters
-    ----------
-    source : str
-        A file, or "-" for standard input. Parquet is told by its first bytes.
-    id, time : str, optional
-        Names of columns; by default those that are usual.
-    target : sequence of str, optional
-        Columns with values; by default one called y, target or value in a long table, and all
-        others in a wide one.
-    freq : str, optional
-        Of the times, as pandas calls it; by default it is found.
-
-    Returns
-    -------
-    Table
-
-    Raises
-    ------
-    ValueError
-        If it is no table, a column is missing or holds something else, times are missing, there
-        twice or not regular.
-    OSError
-        If there is no such file.
+    ``source`` is a file, or "-" for standard input; Parquet is told by its first bytes. Columns are
+    by default those that are usual; targets one called y, target or value in a long table, and all
+    others in a wide one. ``freq`` is found by default. ValueError if it is no table, a column is
+    missing or holds something else, times are missing, there twice or not regular; OSError if there
+    is no such file.
     """
     frame = _read_frame(source, id)
     if not len(frame) or not len(frame.columns):

@@ -22,24 +22,11 @@ _FORMATS = (
 
 
 def read_times(column: pd.Series) -> pd.Index:
-    """Read a column of times.
+    """Read a column of times: dates, text, or whole numbers.
 
-    Parameters
-    ----------
-    column : pandas.Series
-        Dates, text, or whole numbers; ``20240131`` and ``202401`` are dates where all are.
+    ``20240131`` and ``202401`` are dates where all are. Times are without a zone (in UTC where
+    there was one). ValueError if it does not hold times.
 
-    Returns
-    -------
-    pandas.DatetimeIndex without a zone (in UTC where there was one), or Index of int
-
-    Raises
-    ------
-    ValueError
-        If it does not hold times.
-
-    Examples
-    --------
     >>> read_times(pd.Series(["31.01.2024", "01.02.2024"]))[0]
     Timestamp('2024-01-31 00:00:00')
     """
@@ -112,20 +99,8 @@ def _from_numbers(column: pd.Series) -> pd.Index:
 
 
 def find_freq(times: pd.DatetimeIndex) -> str | None:
-    """Find how often times come, though some may be missing.
+    """Find how often times come, though some may be missing; None where it cannot be seen.
 
-    Parameters
-    ----------
-    times : pandas.DatetimeIndex
-        In any order.
-
-    Returns
-    -------
-    str or None
-        As pandas calls it; None where it cannot be seen.
-
-    Examples
-    --------
     >>> find_freq(pd.date_range("2024-01-01", periods=40, freq="h").delete([7, 20]))
     'h'
     """

@@ -136,20 +136,7 @@ def ask(
     quantile_levels: Sequence[float],
     covariates: Covariates | None = None,
 ) -> TeacherForecast:
-    """Ask a teacher for forecasts, with the covariates if it takes them.
-
-    Parameters
-    ----------
-    teacher : Teacher
-    contexts : numpy.ndarray of float32, shape (N, L, C)
-    horizon : int
-    quantile_levels : sequence of float
-    covariates : Covariates, optional
-
-    Returns
-    -------
-    TeacherForecast
-    """
+    """Ask a teacher for forecasts, with the covariates if it takes them."""
     given: dict[str, Any] = {}
     if covariates and teacher.info.takes_covariates:
         given["covariates"] = covariates
@@ -180,20 +167,8 @@ class HiddenTeacher(Teacher, Protocol):
 
 
 def check_quantile_levels(info: TeacherInfo, quantile_levels: Sequence[float]) -> None:
-    """Raise ValueError if a teacher does not know one of the levels.
+    """Raise ValueError if a level is outside the range that a teacher knows.
 
-    Parameters
-    ----------
-    info : TeacherInfo
-    quantile_levels : sequence of float
-
-    Raises
-    ------
-    ValueError
-        If a level is outside the range the teacher was trained on.
-
-    Examples
-    --------
     >>> check_quantile_levels(TeacherInfo("point forecasts"), [0.5])
     """
     known = info.quantile_levels or (0.5,)
@@ -206,19 +181,8 @@ def check_quantile_levels(info: TeacherInfo, quantile_levels: Sequence[float]) -
 
 
 def check_name_and_revision(name: str | None, revision: str | None) -> None:
-    """Raise ValueError unless both are given, or neither.
+    """Raise ValueError unless both are given, or neither: together they name labels in the cache.
 
-    Parameters
-    ----------
-    name, revision : str or None
-
-    Raises
-    ------
-    ValueError
-        If one is given without the other: together they name labels in the cache.
-
-    Examples
-    --------
     >>> check_name_and_revision("my model", "2024-05-01")
     """
     if (name is None) != (revision is None):
@@ -233,20 +197,9 @@ def describe(
 ) -> tuple[str | None, str | None]:
     """Return name and revision of a model that is nothing but its parameters.
 
-    Parameters
-    ----------
-    model : object
-    parameters : mapping of str to object
-    version : str
-        Of the library that it comes from.
+    None twice where a parameter is an object without a description of its own. ``version`` is that
+    of the library that it comes from.
 
-    Returns
-    -------
-    tuple of str, or of None
-        None where a parameter is an object without a description of its own.
-
-    Examples
-    --------
     >>> describe(1.0, {"sp": 12}, "1.2")
     ('float', "1.2 builtins.float {'sp': 12}")
     """
@@ -262,20 +215,6 @@ def interpolate_quantiles(
 ) -> np.ndarray:
     """Interpolate quantiles (..., Q) linearly between the levels that are known.
 
-    Parameters
-    ----------
-    quantiles : numpy.ndarray, shape (..., Q)
-    known : sequence of float
-        The Q levels, increasing.
-    wanted : sequence of float
-        Levels between the first and the last that is known.
-
-    Returns
-    -------
-    numpy.ndarray, shape (..., len(wanted))
-
-    Examples
-    --------
     >>> import numpy as np
     >>> interpolate_quantiles(np.array([[0.0, 10.0]]), [0.1, 0.9], [0.5])
     array([[5.]])
@@ -292,11 +231,7 @@ def interpolate_quantiles(
 class WrappedTeacher:
     """What teachers made of somebody else's model have in common.
 
-    Attributes
-    ----------
-    info : TeacherInfo
-    wrapped : object
-        The model: labels without a revision belong to this very object.
+    Labels without a revision belong to the very object that is ``wrapped``.
     """
 
     info: TeacherInfo
@@ -313,25 +248,14 @@ class WrappedTeacher:
 
 @dataclass(frozen=True)
 class TeacherReference:
-    """What is left of a teacher in a saved model: who it was.
-
-    Parameters
-    ----------
-    info : TeacherInfo
-    """
+    """What is left of a teacher in a saved model: who it was."""
 
     info: TeacherInfo
 
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
-        """Refuse: the teacher itself was not saved.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
+        """Raise ValueError: the teacher itself was not saved."""
         raise ValueError(
             f"The teacher {self.info.name!r} was given as an object and not saved with the model. "
             "To fit again, make a new model with teacher=... ; to forecast, nothing is needed."

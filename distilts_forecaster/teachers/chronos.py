@@ -46,16 +46,7 @@ _loaded: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
 
 
 def is_chronos_directory(directory: Path) -> bool:
-    """Say whether a directory holds a Chronos configuration.
-
-    Parameters
-    ----------
-    directory : pathlib.Path
-
-    Returns
-    -------
-    bool
-    """
+    """Say whether a directory holds a Chronos configuration."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -156,29 +147,9 @@ class ChronosTeacher:
         quantile_levels: Sequence[float],
         covariates: Covariates | None = None,
     ) -> TeacherForecast:
-        """Forecast the steps that follow each context, in batches of bounded size.
+        """Forecast the steps that follow each context, in batches of bounded size; see ``Teacher``.
 
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-            Raw values, NaN where missing.
-        horizon : int
-            Steps to forecast, T.
-        quantile_levels : sequence of float
-            Bolt: 0.1 to 0.9; Chronos-2 and T5: 0.01 to 0.99.
-        covariates : Covariates, optional
-            For Chronos-2.
-
-        Returns
-        -------
-        TeacherForecast
-
-        Raises
-        ------
-        ValueError
-            If a quantile level is outside the range of the model.
-        ImportError
-            If chronos-forecasting is not installed.
+        Levels: Bolt 0.1 to 0.9, Chronos-2 and T5 0.01 to 0.99. Covariates are for Chronos-2.
         """
         check_quantile_levels(self.info, quantile_levels)
         n, _, components = contexts.shape
@@ -193,28 +164,12 @@ class ChronosTeacher:
         return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
 
     def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-        """Return the encoder's states of given steps of each context.
+        """Return the encoder's states of given steps of each context: (N, C, len(steps), D).
 
         What ``embed`` of the pipeline gives, without the states of [REG], end-of-sequence and
-        output tokens. Chronos-Bolt and Chronos-2 have a state for each patch (usually of 16
-        steps, the last of which ends with the context), Chronos-T5 for each step.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-            Raw values, NaN where missing.
-        steps : sequence of int
-            Counted from the end, -1 is the last. Steps before the model's longest context
-            get its first state.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (N, C, len(steps), D)
-
-        Raises
-        ------
-        ImportError
-            If chronos-forecasting is not installed.
+        output tokens. Chronos-Bolt and Chronos-2 have a state for each patch (usually of 16 steps,
+        the last of which ends with the context), Chronos-T5 for each step. Steps before the model's
+        longest context get its first state.
         """
         back = -1 - np.asarray(steps)  # steps between the one asked for and the last
         rows = self._in_batches(
@@ -357,26 +312,10 @@ def _quiet_loading() -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def from_hub(name: str) -> ChronosTeacher:
-    """Fetch a model by hub name, or take it from the hub's local cache.
+    """Fetch a model such as "amazon/chronos-2", or take it from the hub's local cache.
 
-    Asked of the hub once in a process: a backtest that refits a hundred times does
-    not ask a hundred times.
-
-    Parameters
-    ----------
-    name : str
-        For instance ``"amazon/chronos-2"``.
-
-    Returns
-    -------
-    ChronosTeacher
-
-    Raises
-    ------
-    ImportError
-        If huggingface_hub is not installed.
-    ValueError
-        If the model cannot be fetched, or is not of the Chronos family.
+    Asked of the hub once in a process: a backtest that refits a hundred times does not ask a
+    hundred times. ValueError if it cannot be fetched, or is not of the Chronos family.
     """
     with extra_for(f"the teacher {name!r}", "chronos"):
         from huggingface_hub import snapshot_download

@@ -362,22 +362,8 @@ def _context_length(model: ForecastingModel) -> int | None:
 def timesfm(name: str) -> DartsTeacher:
     """Return TimesFM 2.5, run by Darts; its weights are fetched for the first window.
 
-    It forecasts the median, up to 128 steps at once, from up to 1,024 steps. Kept in the
-    process: a backtest that fits a hundred times loads it once.
-
-    Parameters
-    ----------
-    name : str
-        Of the weights on the hub.
-
-    Returns
-    -------
-    DartsTeacher
-
-    Raises
-    ------
-    ImportError
-        If torch or Darts' torch models are not installed.
+    It forecasts the median, up to 128 steps at once, from up to 1,024 steps. Kept in the process: a
+    backtest that fits a hundred times loads it once. ImportError where torch is missing.
     """
     try:
         from darts.models import TimesFM2p5Model

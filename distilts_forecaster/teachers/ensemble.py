@@ -80,14 +80,7 @@ class Ensemble:
 
 
 class EnsembleTeacher:
-    """Teachers that are averaged, loaded.
-
-    Parameters
-    ----------
-    teachers : sequence of Teacher
-    weights : sequence of float or "by_horizon", optional
-        See :class:`Ensemble`. By horizon, weights are equal until they are chosen.
-    """
+    """Teachers that are averaged, loaded. By horizon, weights are equal until they are chosen."""
 
     def __init__(
         self, teachers: Sequence[Teacher], weights: Sequence[float] | str | None = None
@@ -129,20 +122,7 @@ class EnsembleTeacher:
         quantile_levels: Sequence[float],
         covariates: Covariates | None = None,
     ) -> TeacherForecast:
-        """Average the members' forecasts.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        horizon : int
-        quantile_levels : sequence of float
-        covariates : Covariates, optional
-            For the members that take them.
-
-        Returns
-        -------
-        TeacherForecast
-        """
+        """Average the members' forecasts; those that take covariates are given them."""
         answers = [ask(t, contexts, horizon, quantile_levels, covariates) for t in self.teachers]
         return TeacherForecast(average([a.quantiles for a in answers], self.step_weights(horizon)))
 
@@ -163,20 +143,11 @@ def average(quantiles: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
 
 
 def weights_by_horizon(products: np.ndarray) -> np.ndarray:
-    """Return the weights of least squared error for each step.
+    """Return the weights (T, K) of least squared error for each step.
 
-    Parameters
-    ----------
-    products : numpy.ndarray, shape (T, K, K)
-        Mean products of the members' errors at each step.
+    They are at least zero, with a sum of one; drawn a little to equal weights. ``products`` (T, K,
+    K) are the mean products of the members' errors at each step.
 
-    Returns
-    -------
-    numpy.ndarray, shape (T, K)
-        At least zero, with a sum of one; drawn a little to equal weights.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> errors = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1000.0]]])
     >>> weights_by_horizon(errors).round(1)

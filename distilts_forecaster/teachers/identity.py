@@ -17,16 +17,8 @@ _tokens: dict[tuple[int, int], tuple[object, str]] = {}
 def cache_identity(teacher: Teacher) -> str:
     """Return what tells a teacher's labels from all others.
 
-    With a revision: name, revision and precision. Without: a token for the very
-    function, model or object, in this process.
-
-    Parameters
-    ----------
-    teacher : Teacher
-
-    Returns
-    -------
-    str
+    With a revision: name, revision and precision. Without: a token for the very function, model or
+    object, in this process.
     """
     info = teacher.info
     if info.revision is not None:

@@ -37,24 +37,10 @@ def ignore(done: int) -> None:
 
 
 class Labeller:
-    """Ask a teacher for labels, through a store.
+    """Ask a teacher for labels of ``horizon`` steps from the end of the context, through a store.
 
-    Parameters
-    ----------
-    teacher : Teacher
-    store : LabelStore
-    horizon : int
-        Steps forecast from the end of the context.
-    quantile_levels : tuple of float, default (0.5,)
-
-    Attributes
-    ----------
-    identity : str
-        What tells its labels from those of other teachers.
-    n_labelled, n_from_cache : int
-        Windows that the teacher forecast, and that were found in the store.
-    seconds : float
-        Time the teacher took.
+    ``identity`` tells its labels from those of other teachers. ``n_labelled`` windows were forecast
+    by the teacher, in ``seconds``; ``n_from_cache`` were found in the store.
     """
 
     def __init__(
@@ -96,24 +82,11 @@ class Labeller:
         covariates: Covariates | None = None,
         progress: Progress = ignore,
     ) -> np.ndarray:
-        """Return the teacher's forecasts, made now or before.
+        """Return the teacher's forecasts (N, horizon, C, Q), made now or before.
 
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        covariates : Covariates, optional
-            Of the same steps and the horizon's, for a teacher that takes them.
-        progress : callable, optional
-            Called with the number of windows done, after each batch.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (N, horizon, C, Q)
-
-        Raises
-        ------
-        ValueError
-            If the teacher's forecast has the wrong shape or is not finite.
+        Covariates of the same steps and the horizon's are for a teacher that takes them.
+        ``progress`` is called with the number of windows done, after each batch. ValueError if a
+        forecast has the wrong shape or is not finite.
         """
         shape = (self.horizon, contexts.shape[2], len(self.quantile_levels))
         n_bytes = 4 * int(np.prod(shape))
@@ -149,28 +122,10 @@ class Labeller:
     ) -> np.ndarray:
         """Return the teacher's hidden states, made now or before.
 
-        States of more than ``size`` numbers are projected to ``size`` at random, always in the
-        same way: distances are kept nearly (Johnson and Lindenstrauss), and a thousand
-        windows of a large teacher are some megabytes.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        steps : sequence of int
-            See :meth:`~distilts_forecaster.teachers.base.HiddenTeacher.hidden_states`.
-        size : int
-            Most numbers to keep of each state.
-        progress : callable, optional
-            As for :meth:`label`.
-
-        Returns
-        -------
-        numpy.ndarray of float16, shape (N, C or 1, len(steps) or 1, min(size, D))
-
-        Raises
-        ------
-        ValueError
-            If the states have the wrong shape or are not finite.
+        float16, (N, C or 1, len(steps) or 1, min(size, D)). States of more than ``size`` numbers
+        are projected to ``size`` at random, always in the same way: distances are kept nearly
+        (Johnson and Lindenstrauss), and a thousand windows of a large teacher are some megabytes.
+        ValueError if the states have the wrong shape or are not finite.
         """
 
         def answer(chosen: list[int]) -> list[bytes]:

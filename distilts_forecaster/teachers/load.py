@@ -31,26 +31,11 @@ _KNOWN = (
 def as_specification(teacher: Any) -> Any:
     """Check a teacher argument and make it cheap to copy, without loading anything.
 
-    Parameters
-    ----------
-    teacher : str, path-like, model, callable, Teacher, or a list of them
+    Names and paths stay as they are; models and functions are wrapped in a teacher whose deep copy
+    is itself; lists become an :class:`Ensemble`. ValueError if it is an unknown name, or a
+    directory that is not a teacher, or a Darts model that cannot be one; TypeError if nothing can
+    be made of it.
 
-    Returns
-    -------
-    str, path-like, Teacher or Ensemble
-        Names and paths as they are; models and functions wrapped in a teacher
-        whose deep copy is itself; lists as an :class:`Ensemble`.
-
-    Raises
-    ------
-    ValueError
-        If it is an unknown name, or a directory that is not a teacher, or a Darts
-        model that cannot be one.
-    TypeError
-        If it is nothing that can be a teacher.
-
-    Examples
-    --------
     >>> as_specification("bundled")
     'bundled'
     """

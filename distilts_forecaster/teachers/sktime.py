@@ -82,19 +82,7 @@ class SktimeTeacher(WrappedTeacher):
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
-        """Forecast the steps that follow each context.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        horizon : int
-        quantile_levels : sequence of float
-            0.5 alone is the point forecast.
-
-        Returns
-        -------
-        TeacherForecast
-        """
+        """Forecast what follows each context; see ``Teacher``. 0.5 alone is the point forecast."""
         check_quantile_levels(self.info, quantile_levels)
         n, length, components = contexts.shape
         windows = contexts.astype(np.float64)

@@ -81,18 +81,9 @@ class StatsForecastTeacher(WrappedTeacher):
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
-        """Forecast the steps that follow each context.
+        """Forecast the steps that follow each context; see ``Teacher``.
 
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-        horizon : int
-        quantile_levels : sequence of float
-            0.5 is the model's point forecast, others come from its intervals.
-
-        Returns
-        -------
-        TeacherForecast
+        0.5 is the model's point forecast, other levels come from its intervals.
         """
         check_quantile_levels(self.info, quantile_levels)
         n, _, components = contexts.shape

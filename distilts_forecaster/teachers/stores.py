@@ -44,13 +44,7 @@ class LabelStore(Protocol):
 
 
 class MemoryStore:
-    """Labels of this process, bounded; the least recently used go first.
-
-    Parameters
-    ----------
-    max_bytes : int, default 512 MiB
-        Size of the labels kept.
-    """
+    """Labels of this process, up to ``max_bytes``; the least recently used go first."""
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self.max_bytes = max_bytes
@@ -88,17 +82,10 @@ class MemoryStore:
 class DiskStore:
     """Labels on disk, shared by processes and kept between runs.
 
-    One SQLite database: writes are atomic, readers do not wait for writers, and an
-    interrupted process leaves whole entries only. Each entry carries a checksum;
-    one that does not fit is labelled again, and a file that is not a database is
-    replaced.
-
-    Parameters
-    ----------
-    directory : path-like
-        Created if it does not exist.
-    max_bytes : int, default 2 GiB
-        Size of the database. Beyond it the least recently used entries go.
+    One SQLite database: writes are atomic, readers do not wait for writers, and an interrupted
+    process leaves whole entries only. Each entry carries a checksum; one that does not fit is
+    labelled again, and a file that is not a database is replaced. Beyond ``max_bytes`` the least
+    recently used entries go.
     """
 
     def __init__(self, directory: str | Path, max_bytes: int = 2 * 2**30) -> None:
@@ -241,19 +228,8 @@ PROCESS_STORE = MemoryStore()
 
 
 def cache_folder(cache_dir: str | os.PathLike | Literal[False] | None) -> Path | None:
-    """Return the folder that a ``cache_dir`` means.
+    """Return the folder that a ``cache_dir`` means: None is the platform's, False no folder.
 
-    Parameters
-    ----------
-    cache_dir : path-like, False or None
-
-    Returns
-    -------
-    pathlib.Path or None
-        None is the platform's cache directory, False no folder.
-
-    Examples
-    --------
     >>> cache_folder(False) is None
     True
     """
@@ -267,17 +243,8 @@ def cache_folder(cache_dir: str | os.PathLike | Literal[False] | None) -> Path |
 def open_store(cache_dir: str | os.PathLike | Literal[False] | None, lasting: bool) -> LabelStore:
     """Open the store for a teacher's labels.
 
-    Parameters
-    ----------
-    cache_dir : path-like, False or None
-        None is the platform's cache directory; False keeps labels in this process.
-    lasting : bool
-        Whether the teacher has an identity that outlives this process.
-
-    Returns
-    -------
-    LabelStore
-        In memory, with a warning, where the directory cannot be written.
+    In memory without a folder, or where the teacher has no ``lasting`` identity; and, with a
+    warning, where the folder cannot be written.
     """
     directory = cache_folder(cache_dir)
     if directory is None or not lasting:

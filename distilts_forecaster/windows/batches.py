@@ -24,24 +24,20 @@ class Batch:
 
     Attributes
     ----------
-    context : numpy.ndarray of float32, shape (B, L, C)
+    context : shape (B, L, C)
         Mean 0 and standard deviation 1 over each window and component.
-    ratio : numpy.ndarray of float32, shape (B, 1, C)
-        What brings a network's forecast to the scale that errors are measured on: the
-        window's standard deviation over its softened one.
-    soft_std : numpy.ndarray of float32, shape (B, 1, C)
+    ratio : shape (B, 1, C)
+        What brings a network's forecast to the scale that errors are measured on: the window's
+        standard deviation over its softened one.
+    soft_std : shape (B, 1, C)
         The softened standard deviation over :data:`~distilts_forecaster.windows.scaling.SOFTNESS`,
         in units of the series' own.
-    target : numpy.ndarray of float32, shape (B, T, C)
-        On the scale of errors; NaN where unknown.
-    labels : numpy.ndarray of float32, shape (B, T, C, Q), or None
-        On the scale of errors; NaN where the teacher was not asked.
-    hidden : numpy.ndarray of float32, shape (B, C or 1, P, D), or None
-        The teacher's hidden states, each of the D numbers standardised over all windows;
-        NaN where the teacher was not asked.
-    covariates : Covariates
-        Standardised.
-    weight : numpy.ndarray of float32, shape (B,)
+    target, labels : shape (B, T, C) and (B, T, C, Q)
+        On the scale of errors; NaN where unknown, and where the teacher was not asked.
+    hidden : shape (B, C or 1, P, D)
+        The teacher's hidden states, each of the D numbers standardised over all windows; NaN
+        likewise.
+    weight : shape (B,)
         How much each window's target counts; of mean one over all windows.
     """
 
@@ -58,13 +54,6 @@ class Batch:
 class TeacherArray:
     """A teacher's answers by series and origin, in memory or in a temporary file.
 
-    Parameters
-    ----------
-    n_rows : int
-        Windows to come.
-
-    Examples
-    --------
     >>> array = TeacherArray(3)
     >>> array.append(0, np.array([7, 9]), np.ones((2, 4), dtype=np.float32))
     >>> array.append(1, np.array([7]), np.zeros((1, 4), dtype=np.float32))
@@ -79,16 +68,7 @@ class TeacherArray:
         self._keys: list[np.ndarray] = []
 
     def append(self, owner: int, origins: np.ndarray, rows: np.ndarray) -> None:
-        """Add the answers for some windows of one series.
-
-        Parameters
-        ----------
-        owner : int
-            Which series.
-        origins : numpy.ndarray of int, shape (n,)
-        rows : numpy.ndarray, shape (n, ...)
-            The first rows say what shape and type all have.
-        """
+        """Add answers (n, ...) for windows of one series; the first say what shape all have."""
         if self._rows is None:
             shape = (self.n_rows, *rows.shape[1:])
             if int(np.prod(shape)) * rows.itemsize <= _MOST_IN_MEMORY:
@@ -126,13 +106,8 @@ class TeacherArray:
 class TeacherRows:
     """What a teacher says of the windows that it was asked for.
 
-    Attributes
-    ----------
-    labels : numpy.ndarray of float32, shape (M, T, C, Q)
-        In units of the series' standardised values.
-    hidden : numpy.ndarray of float16, shape (M, C or 1, P, D), or None
-        Hidden states.
-    hidden_mean, hidden_std : numpy.ndarray of float32, shape (D,), or None
+    ``labels`` (M, T, C, Q) are in units of the series' standardised values; ``hidden`` (M, C or 1,
+    P, D) is float16, its mean and deviation (D,).
     """
 
     labels: np.ndarray
@@ -147,20 +122,13 @@ class TrainingWindows:
 
     Attributes
     ----------
-    sources : sequence of WindowSource
-    chunks : Chunks
-    owner, origins : numpy.ndarray of int32, shape (N,)
+    owner, origins : shape (N,)
         Which source each window is of, and where.
-    has_target : numpy.ndarray of bool, shape (N,)
-    label_row : numpy.ndarray of int32, shape (N,)
+    label_row : shape (N,)
         Row in ``teacher``, -1 where the teacher was not asked.
-    teacher : TeacherRows or None
-    scales : CovariateScales
-    n_quantiles : int
-        Q.
-    n_target_steps : int or None
+    n_target_steps
         Steps of the target that are known and validated on; None is T.
-    weight : numpy.ndarray of float32, shape (N,), or None
+    weight : shape (N,)
         How much the target of each window counts; None is all alike.
     """
 
@@ -190,16 +158,7 @@ class TrainingWindows:
     ) -> TrainingWindows:
         """Return the windows of which something is known when only some of it may be used.
 
-        Parameters
-        ----------
-        target, labelled : numpy.ndarray of bool, shape (N,)
-            Where the target, and where the teacher, may be used.
-        n_target_steps : int
-            Steps of the target that may be used.
-
-        Returns
-        -------
-        TrainingWindows
+        ``target`` and ``labelled`` (N,) say where the target, and where the teacher, may be used.
         """
         labelled = labelled & self.has_labels
         used = target | labelled
@@ -214,16 +173,7 @@ class TrainingWindows:
         )
 
     def batch(self, chosen: np.ndarray) -> Batch:
-        """Cut and normalise some windows.
-
-        Parameters
-        ----------
-        chosen : numpy.ndarray of int, shape (B,)
-
-        Returns
-        -------
-        Batch
-        """
+        """Cut and normalise some windows."""
         context, target, covariates = self._cut(chosen)
         scale = centre(context, axis=1)
         soft_std = scale.soft_std / np.float32(SOFTNESS)
@@ -272,16 +222,7 @@ class TrainingWindows:
 
 @dataclass(frozen=True)
 class WindowSets:
-    """Windows to train on and to validate on.
-
-    Attributes
-    ----------
-    trial : TrainingWindows
-        Those used while the number of epochs is chosen.
-    final : TrainingWindows
-        All.
-    held_out : TrainingWindows or None
-    """
+    """Windows to train on while the number of epochs is chosen, all of them, and those held out."""
 
     trial: TrainingWindows
     final: TrainingWindows

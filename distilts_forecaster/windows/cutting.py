@@ -28,41 +28,18 @@ ROWS_PER_CHUNK = 4096
 
 
 def context_windows(values: np.ndarray, origins: np.ndarray, input_chunk_length: int) -> np.ndarray:
-    """Gather the contexts that end before some origins.
+    """Gather the contexts that end before some origins: (n_points, C) -> (n, L, C).
 
-    Fastest, here and in what follows, where ``values`` are in Fortran order: the steps of a
-    context then lie side by side in memory.
-
-    Parameters
-    ----------
-    values : numpy.ndarray, shape (n_points, C)
-    origins : numpy.ndarray of int, shape (n,)
-        At least ``input_chunk_length``.
-    input_chunk_length : int
-
-    Returns
-    -------
-    numpy.ndarray, shape (n, L, C)
+    Fastest, here and in what follows, where ``values`` are in Fortran order: the steps of a context
+    then lie side by side in memory.
     """
     windows = sliding_window_view(values, input_chunk_length, axis=0)
     return windows[origins - input_chunk_length].transpose(0, 2, 1)
 
 
 def history_windows(values: np.ndarray, origins: np.ndarray, length: int) -> np.ndarray:
-    """Gather up to ``length`` steps before some origins, NaN before the start.
+    """Gather up to ``length`` steps before some origins, NaN before the start: (n, length, C).
 
-    Parameters
-    ----------
-    values : numpy.ndarray of float, shape (n_points, C)
-    origins : numpy.ndarray of int, shape (n,)
-    length : int
-
-    Returns
-    -------
-    numpy.ndarray, shape (n, length, C)
-
-    Examples
-    --------
     >>> history_windows(np.arange(3.0)[:, None], np.array([1, 3]), 2)[..., 0]
     array([[nan,  0.],
            [ 1.,  2.]])
@@ -77,20 +54,8 @@ def history_windows(values: np.ndarray, origins: np.ndarray, length: int) -> np.
 def target_windows(
     values: np.ndarray, origins: np.ndarray, output_chunk_length: int, output_chunk_shift: int = 0
 ) -> np.ndarray:
-    """Gather the targets that follow some origins, NaN past the end.
+    """Gather the targets that follow some origins, NaN past the end: (n, T, C).
 
-    Parameters
-    ----------
-    values : numpy.ndarray of float, shape (n_points, C)
-    origins : numpy.ndarray of int, shape (n,)
-    output_chunk_length, output_chunk_shift : int
-
-    Returns
-    -------
-    numpy.ndarray, shape (n, T, C)
-
-    Examples
-    --------
     >>> target_windows(np.arange(3.0)[:, None], np.array([1, 2]), 2)[..., 0]
     array([[ 1.,  2.],
            [ 2., nan]])
@@ -115,24 +80,9 @@ def window_covariates(
 ) -> Covariates:
     """Gather the covariates of windows. Beyond the ends of a series its end values are repeated.
 
-    Parameters
-    ----------
-    series : Covariates
-        Of a whole series: past (n_points, P), future (at least n_points, F), static (C, S).
-    origins : numpy.ndarray of int, shape (n,)
-    input_chunk_length, output_chunk_length, output_chunk_shift : int
-        Shape of the windows.
-    past_steps_ahead : int, default 0
-        Steps beyond the context that past covariates are needed for: more than none where
-        forecasts are fed back.
+    Past are (n, L + past_steps_ahead, P), future (n, L + T, F), static (n, C, S). Past ones are
+    needed beyond the context where forecasts are fed back.
 
-    Returns
-    -------
-    Covariates
-        Past (n, L + past_steps_ahead, P), future (n, L + T, F), static (n, C, S).
-
-    Examples
-    --------
     >>> calendar = Covariates(future=np.arange(5.0)[:, None])
     >>> window_covariates(calendar, np.array([1, 4]), 2, 2).future[..., 0]
     array([[0., 0., 1., 2.],

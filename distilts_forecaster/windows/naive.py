@@ -16,24 +16,8 @@ USUAL_SEASONS = (1, 5, *CALENDAR.tolist())
 def repeat_season(
     contexts: np.ndarray, season: int, horizon: int, output_chunk_shift: int = 0
 ) -> np.ndarray:
-    """Forecast by repeating the last season.
+    """Forecast by repeating the last season, of at most L steps: (N, L, C) -> (N, horizon, C).
 
-    Parameters
-    ----------
-    contexts : numpy.ndarray, shape (N, L, C)
-    season : int
-        Steps that are repeated, at most L; 1 repeats the last value.
-    horizon : int
-        Steps to forecast.
-    output_chunk_shift : int, default 0
-        Steps between the end of the context and the first forecast step.
-
-    Returns
-    -------
-    numpy.ndarray, shape (N, horizon, C)
-
-    Examples
-    --------
     >>> repeat_season(np.arange(5.0)[None, :, None], season=2, horizon=3)[0, :, 0]
     array([3., 4., 3.])
     """

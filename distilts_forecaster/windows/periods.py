@@ -46,13 +46,8 @@ _SEASON_SERIES, _SEASON_STEPS, _SEASON_CORRELATION = 16, 2048, 0.3
 class Histories:
     """Histories of one component each, aligned at their ends.
 
-    Attributes
-    ----------
-    padded : numpy.ndarray of float32, shape (n, 2 L)
-        L zeros, then the values; zero before the first observation.
-    length : numpy.ndarray of int, shape (n,)
-        Steps since the first observation, at least 1.
-    median : numpy.ndarray of float32, shape (n,)
+    ``padded`` (n, 2 L) has L zeros, then the values, zero before the first observation; ``length``
+    (n,) counts the steps since then, at least 1; ``median`` is (n,).
     """
 
     padded: np.ndarray
@@ -109,20 +104,10 @@ class Histories:
 
 
 def fill_missing(rows: np.ndarray) -> np.ndarray:
-    """Interpolate inner gaps, repeat the last value over trailing ones.
+    """Interpolate inner gaps of rows (n, L), repeat the last value over trailing ones.
 
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        NaN means missing. Leading gaps stay: they mean a shorter history.
+    Leading gaps stay: they mean a shorter history. Rows without any observed value become zero.
 
-    Returns
-    -------
-    numpy.ndarray, shape (n, L)
-        Rows without any observed value become zero.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> fill_missing(np.array([[np.nan, 1.0, np.nan, 3.0, np.nan]]))
     array([[nan,  1.,  2.,  3.,  3.]])
@@ -141,16 +126,8 @@ def fill_missing(rows: np.ndarray) -> np.ndarray:
 def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
     """Bring rows (n, L) to mean zero and deviation one, leading gaps to zero.
 
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        Contexts; NaN only before the first observation.
-
-    Returns
-    -------
-    normalised : Histories
-    mean, scale : numpy.ndarray of float64, shape (n, 1)
-        The scale of a constant row is one.
+    NaN is only before the first observation. Mean and scale are (n, 1); that of a constant row is
+    one.
     """
     rows = rows.astype(np.float64)
     observed = np.isfinite(rows)
@@ -177,15 +154,9 @@ def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
 class Periods:
     """What was found of the periods of n rows.
 
-    Attributes
-    ----------
-    steps : numpy.ndarray of int, shape (n, N_PERIODS)
-        One where no period was found.
-    features : numpy.ndarray of float32, shape (n, 3 * N_PERIODS)
-        How far each stands out, and the autocorrelations of values and differences
-        at each.
-    correlation, difference_correlation : numpy.ndarray of float32, shape (n, 3 L / 4 + 2)
-        Autocorrelations by lag.
+    ``steps`` (n, N_PERIODS) is one where no period was found; ``features`` (n, 3 * N_PERIODS) are
+    how far each stands out, and the autocorrelations of values and differences at each; the
+    correlations (n, 3 L / 4 + 2) are by lag.
     """
 
     steps: np.ndarray
@@ -327,16 +298,6 @@ def _to_calendar(correlation: np.ndarray, period: np.ndarray, length: np.ndarray
 def find_periods(rows: Histories) -> Periods:
     """Find the periods of histories, up to three quarters of their length.
 
-    Parameters
-    ----------
-    rows : Histories
-
-    Returns
-    -------
-    Periods
-
-    Examples
-    --------
     >>> import numpy as np
     >>> season = np.sin(2 * np.pi * np.arange(512) / 24).astype(np.float32)[None]
     >>> find_periods(Histories.of(season, np.array([512]), np.zeros(1))).steps[0, 0]
@@ -389,20 +350,10 @@ def find_periods(rows: Histories) -> Periods:
 
 
 def find_season(histories: Sequence[np.ndarray]) -> int | None:
-    """Return the season that most series have.
+    """Return the season that most series (n_points, C) have, None where most have none.
 
-    Parameters
-    ----------
-    histories : sequence of numpy.ndarray, shape (n_points, C)
-        NaN means missing. At most 16 of them are looked at, and their last 2,048 steps.
+    At most 16 of them are looked at, and their last 2,048 steps. NaN means missing.
 
-    Returns
-    -------
-    int or None
-        None where most have none.
-
-    Examples
-    --------
     >>> find_season([np.sin(np.arange(200) * 2 * np.pi / 24)[:, None]])
     24
     """

@@ -26,13 +26,7 @@ SOFTNESS = 3.0
 
 @dataclass(frozen=True)
 class WindowScale:
-    """Mean and variance of windows, over their steps (an axis of length 1).
-
-    Attributes
-    ----------
-    mean, variance : numpy.ndarray of float32
-        In units of the series' standard deviation and variance.
-    """
+    """Mean and variance of windows over their steps (axis of length 1), in the series' units."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -49,19 +43,7 @@ class WindowScale:
 
 
 def centre(windows: np.ndarray, axis: int) -> WindowScale:
-    """Subtract from windows, in place, their means.
-
-    Parameters
-    ----------
-    windows : numpy.ndarray of float32
-        Complete.
-    axis : int
-        Of the steps.
-
-    Returns
-    -------
-    WindowScale
-    """
+    """Subtract from complete windows, in place, their means over the steps, ``axis``."""
     mean = windows.mean(axis=axis, keepdims=True)
     windows -= mean
     # einsum multiplies and adds up without an array of squares.
@@ -74,15 +56,10 @@ def centre(windows: np.ndarray, axis: int) -> WindowScale:
 class NormalisedWindows:
     """Contexts brought to a common scale, one row for each window and component.
 
-    Attributes
-    ----------
-    features : numpy.ndarray of float32, shape (n_rows, L)
-        ``(context - mean) / scale``.
-    mean, scale : numpy.ndarray of float32, shape (n_rows, 1)
-        ``scale = sqrt(std**2 + SOFTNESS**2)``, in units of the series' own standard deviation.
-        It only weighs windows against each other in the fit: a student that is linear in
-        ``context - mean`` commutes with shifts and scales whatever it is, so nothing of it is
-        needed to predict.
+    ``features`` (n_rows, L) are ``(context - mean) / scale``; ``mean`` and ``scale`` are (n_rows,
+    1). ``scale = sqrt(std**2 + SOFTNESS**2)``, in units of the series' own standard deviation, only
+    weighs windows against each other in the fit: a student that is linear in ``context - mean``
+    commutes with shifts and scales whatever it is, so nothing of it is needed to predict.
     """
 
     features: np.ndarray
@@ -101,17 +78,10 @@ def to_rows(windows: np.ndarray) -> np.ndarray:
 
 
 def normalise_contexts(contexts: np.ndarray) -> NormalisedWindows:
-    """Centre each context on its mean and divide it by its softened standard deviation.
+    """Centre each context (n, L, C) on its mean and divide it by its softened standard deviation.
 
-    Parameters
-    ----------
-    contexts : numpy.ndarray of float32, shape (n, L, C)
-        Without missing values, in units of the series' standard deviation.
-
-    Returns
-    -------
-    NormalisedWindows
-        Rows ordered by window, then component.
+    They have no gaps, and are in units of the series' standard deviation. Rows are ordered by
+    window, then component.
     """
     features = to_rows(contexts)
     found = centre(features, axis=1)

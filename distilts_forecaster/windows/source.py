@@ -37,15 +37,7 @@ LEAST_OBSERVED = 0.25
 
 @dataclass(frozen=True)
 class Chunks:
-    """Shape of the windows.
-
-    Attributes
-    ----------
-    input_chunk_length, output_chunk_length : int
-        Steps of the context, L, and of the target, T.
-    output_chunk_shift : int, default 0
-        Steps between the two.
-    """
+    """Shape of the windows: steps of the context, L, of the target, T, and between the two."""
 
     input_chunk_length: int
     output_chunk_length: int
@@ -134,22 +126,11 @@ class WindowSource(ABC):
     def usable(
         self, input_chunk_length: int, target_stop: int = 0, output_chunk_shift: int = 0
     ) -> np.ndarray:
-        """Say for every origin whether enough of its window is observed.
+        """Say for every origin whether enough of its window is observed: (n_origins,).
 
-        A quarter of the context's values, and one of the target's.
-
-        Parameters
-        ----------
-        input_chunk_length : int
-        target_stop : int, default 0
-            Steps after the origin that belong to the window (``shift + T``), or 0 for windows
-            that need no target.
-        output_chunk_shift : int, default 0
-            Steps after the origin that the target starts at.
-
-        Returns
-        -------
-        numpy.ndarray of bool, shape (n_origins,)
+        A quarter of the context's values, and one of the target's, which goes from
+        ``output_chunk_shift`` to ``target_stop`` steps after the origin; 0 for windows that need no
+        target.
         """
 
     @abstractmethod
@@ -167,19 +148,10 @@ class WindowSource(ABC):
     def filled_contexts(
         self, origins: np.ndarray, input_chunk_length: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return contexts as a student sees them: standardised, without gaps.
+        """Return contexts as a student sees them: standardised, without gaps, (n, L, C) float32.
 
-        Parameters
-        ----------
-        origins : numpy.ndarray of int, shape (n,)
-        input_chunk_length : int
-
-        Returns
-        -------
-        contexts : numpy.ndarray of float32, shape (n, L, C)
-        unknown : numpy.ndarray of bool, shape (n, C), or None
-            Components without any value in the context, which are zero there; None if there
-            are none.
+        Components without any value in the context are zero there; the second array (n, C) says
+        which, None if there are none.
         """
         contexts = self.contexts(origins, input_chunk_length)
         return complete(contexts, self.period) if self.has_gaps else (contexts, None)
@@ -218,20 +190,18 @@ class PreparedSeries(WindowSource):
 
     Attributes
     ----------
-    raw : numpy.ndarray of float32, shape (n_points, C)
+    raw : shape (n_points, C)
         The values as given: what a teacher sees. NaN means missing.
-    values : numpy.ndarray of float32, shape (n_points, C)
+    values : shape (n_points, C)
         ``(raw - location) / std``, computed in float64.
-    location, std : numpy.ndarray of float64, shape (C,)
-    observed_before : numpy.ndarray of int, shape (n_points + 1,)
+    observed_before : shape (n_points + 1,)
         Number of observed values before each index, all components together.
     covariates : Covariates
-        Past: windows whose context they do not reach are left out. Future: as far ahead as they
-        are known, at least n_points.
-    period : int or None
+        Past: windows whose context they do not reach are left out. Future: as far ahead as they are
+        known, at least n_points.
     open_start, open_end : bool
-        Whether windows may begin before the series, and end after it: what is not there is
-        missing. For series that would give no window, or few, otherwise.
+        Whether windows may begin before the series, and end after it: what is not there is missing.
+        For series that would give no window, or few, otherwise.
     """
 
     raw: np.ndarray
@@ -333,15 +303,8 @@ class PreparedSeries(WindowSource):
 class PreparedRows(WindowSource):
     """Windows that were given as rows; each row is an origin.
 
-    Attributes
-    ----------
-    raw_contexts, raw_targets : numpy.ndarray of float32, shape (N, H, C) and (N, T, C)
-        The values as given. Targets begin at the end of the context.
-    scaled_contexts, scaled_targets : numpy.ndarray of float32
-        The same, standardised in float64.
-    location, std : numpy.ndarray of float64, shape (C,)
-        Of all values together.
-    period : int or None
+    Contexts are (N, H, C), targets (N, T, C), which begin at the end of the context; as given, and
+    standardised in float64 by the mean and deviation of all values together.
     """
 
     raw_contexts: np.ndarray
@@ -431,21 +394,10 @@ def _last_steps(rows: np.ndarray, length: int) -> np.ndarray:
 def prepare_series(
     values: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None = None
 ) -> PreparedSeries:
-    """Standardise one series for the student and keep it raw for the teacher.
+    """Standardise one series (n_points, C) for the student and keep it raw for the teacher.
 
-    Parameters
-    ----------
-    values : numpy.ndarray, shape (n_points, C)
-        The series; NaN means missing.
-    scale : tuple of numpy.ndarray, shape (C,), optional
-        Location and standard deviation to use instead of the series' own.
+    NaN means missing. ``scale`` are location and standard deviation (C,) instead of its own.
 
-    Returns
-    -------
-    PreparedSeries
-
-    Examples
-    --------
     >>> prepared = prepare_series(np.arange(10.0)[:, None])
     >>> prepared.values.shape, float(prepared.location[0])
     ((10, 1), 4.5)
@@ -466,18 +418,9 @@ def prepare_series(
 def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedRows:
     """Standardise windows that were cut elsewhere, all by the same mean and deviation.
 
-    Parameters
-    ----------
-    contexts : numpy.ndarray, shape (N, H, C)
-    targets : numpy.ndarray, shape (N, T, C)
-        In the order of time, if they have one: the last are held out.
+    Contexts are (N, H, C), targets (N, T, C), in the order of time, if they have one: the last are
+    held out.
 
-    Returns
-    -------
-    PreparedRows
-
-    Examples
-    --------
     >>> prepared = prepare_rows(np.ones((3, 4, 1)), np.zeros((3, 2, 1)))
     >>> prepared.usable(4, 2)
     array([ True,  True,  True])
@@ -523,21 +466,10 @@ def _measure(values: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def weights_by_origin(weights: np.ndarray, chunks: Chunks) -> np.ndarray:
-    """Return the mean weight over the steps of each window's target.
+    """Return the mean weight over each window's target: (n_points,) -> (n_points + 1,).
 
-    Parameters
-    ----------
-    weights : numpy.ndarray, shape (n_points,)
-        Of each step of a series.
-    chunks : Chunks
+    By origin, over as many steps as there are; 0 where there is none.
 
-    Returns
-    -------
-    numpy.ndarray of float64, shape (n_points + 1,)
-        By origin, over as many steps as there are; 0 where there is none.
-
-    Examples
-    --------
     >>> weights_by_origin(np.array([0.0, 1.0, 2.0]), Chunks(1, 2))
     array([0.5, 1.5, 2. , 0. ])
     """

@@ -36,24 +36,10 @@ def split_windows(source: WindowSource, chunks: Chunks, held_out: float = 0.2) -
     """Hold out the last usable windows of one series, with no target on both sides.
 
     A window whose target straddles the border is used by neither side. Where the history is too
-    short for that at the full horizon (512 -> 96 with 700 points: 93 windows, all of whose
-    targets overlap), fewer steps are validated on: the horizon is halved until a third of the
-    windows remain to fit on.
+    short for that at the full horizon (512 -> 96 with 700 points: 93 windows, all of whose targets
+    overlap), fewer steps are validated on: the horizon is halved until a third of the windows
+    remain to fit on. None where even one step cannot be split.
 
-    Parameters
-    ----------
-    source : WindowSource
-    chunks : Chunks
-    held_out : float, default 0.2
-        Share of the windows to hold out.
-
-    Returns
-    -------
-    Split or None
-        None where even one step cannot be split.
-
-    Examples
-    --------
     >>> from distilts_forecaster.windows.source import prepare_series
     >>> split_windows(prepare_series(np.arange(1000.0)[:, None]), Chunks(512, 96))
     Split(fit_stop=731, validation_start=826, horizon=96)

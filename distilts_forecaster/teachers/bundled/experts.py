@@ -72,12 +72,7 @@ class Autoregression:
 class Fitted:
     """What :func:`forecast` needs of n rows, besides the rows.
 
-    Attributes
-    ----------
-    periods : numpy.ndarray of int, shape (n, N_PERIODS)
-    season : numpy.ndarray of int, shape (n,)
-        The lag of the seasonal differences.
-    autoregressions : tuple of Autoregression
+    ``periods`` are (n, N_PERIODS), ``season`` (n,) is the lag of the seasonal differences.
     """
 
     periods: np.ndarray
@@ -210,18 +205,7 @@ def _regress(rows: Histories, lags: np.ndarray) -> Autoregression:
 
 
 def fit(rows: Histories, periods: np.ndarray) -> Fitted:
-    """Fit the autoregressions.
-
-    Parameters
-    ----------
-    rows : Histories
-        Of mean zero and deviation one.
-    periods : numpy.ndarray of int, shape (n, N_PERIODS)
-
-    Returns
-    -------
-    Fitted
-    """
+    """Fit the autoregressions to rows of mean zero and deviation one."""
     values, seasonal, difference, season = _lags(periods, rows.length)
 
     def changes(lag: np.ndarray) -> Histories:
@@ -294,20 +278,7 @@ def _autoregressive(rows: Histories, fitted: Fitted, until: np.ndarray) -> list[
 
 
 def forecast(rows: Histories, fitted: Fitted, steps: np.ndarray) -> np.ndarray:
-    """Forecast with every expert.
-
-    Parameters
-    ----------
-    rows : Histories
-    fitted : Fitted
-        Of the same rows.
-    steps : numpy.ndarray of int, shape (n, S)
-        Steps ahead, the first is 1.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (n, S, len(EXPERTS))
-    """
+    """Forecast steps (n, S) ahead, the first is 1, with every expert: (n, S, len(EXPERTS))."""
     forecasts = [rows.values[:, -1:], *_levels_and_trends(rows, steps), rows.median[:, None]]
     for period in fitted.periods.T:
         forecasts += _seasonal(rows, period, steps)
@@ -320,22 +291,11 @@ def forecast(rows: Histories, fitted: Fitted, steps: np.ndarray) -> np.ndarray:
 
 
 def backtest(rows: Histories, fitted: Fitted) -> np.ndarray:
-    """Measure the experts on the last steps of the histories.
+    """Measure the experts on the last steps of the histories: mean absolute errors (n, B, E).
 
-    The periods, the regressions, the median and the scale are those of the whole history:
-    forecasts of its last steps are a little better than they would have been. The mixture
-    learns how much.
-
-    Parameters
-    ----------
-    rows : Histories
-    fitted : Fitted
-        Of the same rows.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (n, B, len(EXPERTS))
-        Mean absolute errors, from the nearest steps ahead to the farthest.
+    B goes from the nearest steps ahead to the farthest. The periods, the regressions, the median
+    and the scale are those of the whole history: forecasts of its last steps are a little better
+    than they would have been. The mixture learns how much.
     """
     n, n_origins, n_bounds = len(rows.length), len(BACKTEST_ORIGINS), len(BACKTEST_BOUNDS) - 1
     share = backtest_share(rows.length)

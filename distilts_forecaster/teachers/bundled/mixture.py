@@ -76,19 +76,9 @@ _ERROR_STEPS = np.array([3.0, 14.0, 40.0, 92.0])
 
 
 def end_at_last_observation(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move rows to the right until they end with an observation.
+    """Move rows (n, L) to the right until they end with an observation; return how far too, (n,).
 
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        NaN means missing.
-
-    Returns
-    -------
-    moved : numpy.ndarray, shape (n, L)
-    gap : numpy.ndarray of int, shape (n,)
-        Steps moved: what is to be forecast lies that much further ahead. Zero for
-        rows without any observation.
+    What is to be forecast lies that much further ahead. Zero for rows without any observation.
     """
     observed = np.isfinite(rows)
     gap = np.where(observed.any(axis=1), observed[:, ::-1].argmax(axis=1), 0)
@@ -110,16 +100,9 @@ def observed_share(rows: np.ndarray) -> np.ndarray:
 class Description:
     """What is known of n rows before any step is forecast.
 
-    Attributes
-    ----------
-    fitted : Fitted
-    length : numpy.ndarray of int, shape (n,)
-    errors : numpy.ndarray of float32, shape (n, B, E)
-        Backtest errors of the experts, see :func:`~.experts.backtest`.
-    unit : numpy.ndarray of float32, shape (n,)
-        Mean error of the expert that did best: the unit of what the network sees
-        and answers.
-    features : numpy.ndarray of float32, shape (n, D)
+    ``errors`` (n, B, E) are those of :func:`~.experts.backtest`; ``unit`` (n,) is the mean error of
+    the expert that did best: the unit of what the network sees and answers. ``features`` are (n,
+    D).
     """
 
     fitted: Fitted
@@ -183,17 +166,8 @@ def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -
 def describe(rows: Histories, observed_share: np.ndarray) -> Description:
     """Find periods, fit and backtest the experts, and gather the network's features.
 
-    Parameters
-    ----------
-    rows : Histories
-        Normalised.
-    observed_share : numpy.ndarray, shape (n,)
-        Share of the steps since the first observation that were observed: interpolated
-        values look smoother than the series is.
-
-    Returns
-    -------
-    Description
+    ``rows`` are normalised. ``observed_share`` (n,) is that of the steps since the first
+    observation: interpolated values look smoother than the series is.
     """
     periods = find_periods(rows)
     fitted = experts.fit(rows, periods.steps)
@@ -215,20 +189,10 @@ def describe(rows: Histories, observed_share: np.ndarray) -> Description:
 def read_contexts(
     rows: np.ndarray,
 ) -> tuple[Histories, np.ndarray, np.ndarray, Description, np.ndarray]:
-    """Do all that comes before forecasting, in training as in use.
+    """Do all that comes before forecasting rows (n, L), in training as in use.
 
-    Parameters
-    ----------
-    rows : numpy.ndarray, shape (n, L)
-        Contexts of one component each; NaN means missing.
-
-    Returns
-    -------
-    normalised : Histories
-    mean, scale : numpy.ndarray of float64, shape (n, 1)
-    description : Description
-    gap : numpy.ndarray of int, shape (n,)
-        Missing steps at the end: the step after the context lies that much further ahead.
+    Returns the normalised rows, mean and scale (n, 1), description, and gap (n,): the step after
+    the context lies that much further ahead.
     """
     rows, gap = end_at_last_observation(rows)
     normalised, mean, scale = normalise(fill_missing(rows))
@@ -236,19 +200,10 @@ def read_contexts(
 
 
 def describe_steps(description: Description, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Describe steps ahead.
+    """Describe steps (n, S) ahead.
 
-    Parameters
-    ----------
-    description : Description
-    steps : numpy.ndarray of int, shape (n, S)
-
-    Returns
-    -------
-    log_errors : numpy.ndarray of float32, shape (n, S, E)
-        Log backtest errors of the experts at about that many steps ahead, in units.
-    encoded : numpy.ndarray of float32, shape (n, S, 6)
-        The step, relative to periods and history.
+    Returns log backtest errors of the experts at about that many steps ahead, in units, (n, S, E);
+    and the step, relative to periods and history, (n, S, 6).
     """
     share = experts.backtest_share(description.length)[:, None]
     place = np.interp(np.log(steps / share), np.log(_ERROR_STEPS), np.arange(len(_ERROR_STEPS)))
@@ -320,26 +275,7 @@ class MixtureTeacher:
     def forecast(
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
-        """Forecast the steps that follow each context.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-            Raw values, NaN where missing.
-        horizon : int
-            Steps to forecast, T.
-        quantile_levels : sequence of float
-            Between 0.1 and 0.9.
-
-        Returns
-        -------
-        TeacherForecast
-
-        Raises
-        ------
-        ValueError
-            If a quantile level is outside 0.1 to 0.9, or ``horizon`` is below 1.
-        """
+        """Forecast what follows each context, at levels between 0.1 and 0.9; see ``Teacher``."""
         check_quantile_levels(self.info, quantile_levels)
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {horizon}.")
@@ -354,20 +290,10 @@ class MixtureTeacher:
         return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
 
     def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-        """Return what the network makes of each context's statistics and experts' errors.
+        """Return what the network makes of statistics and experts' errors: (N, C, 1, D).
 
-        All that the mixture knows of a context besides the experts' forecasts.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float32, shape (N, L, C)
-            Raw values, NaN where missing.
-        steps : sequence of int
-            Not looked at: one state stands for the whole context.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (N, C, 1, D)
+        All that the mixture knows of it besides the experts' forecasts. ``steps`` are not looked
+        at: one state stands for the whole context.
         """
         n, _, components = contexts.shape
         if n * components == 0:
