@@ -389,18 +389,18 @@ def precision(data: Path) -> None:
     cut = np.lib.stride_tricks.sliding_window_view(
         values[test_start - LOOKBACK : stop], LOOKBACK + HORIZON, axis=0
     )[::7].transpose(0, 2, 1)
-    contexts, truth = cut[:, :LOOKBACK].astype(np.float32), cut[:, LOOKBACK:]
+    contexts, actual = cut[:, :LOOKBACK].astype(np.float32), cut[:, LOOKBACK:]
     print(f"\nETTh1, {len(cut):,} windows of the test months: mean squared error, standardised")
     for kind in ("linear", "mlp", "itransformer"):
         model = DistilledForecaster(student=kind, random_state=0, verbose=False).fit(series)
-        error = float(np.mean((model.student_.predict(contexts) - truth) ** 2))
+        error = float(np.mean((model.student_.predict(contexts) - actual) ** 2))
         print(f"  {kind}, NumPy: {error:.5f}")
         for what in ("float32", "float16", "int8"):
             with tempfile.TemporaryDirectory() as folder:
                 made = export_onnx(model.student_, Path(folder) / "s.onnx", precision=what)
                 session = onnxruntime.InferenceSession(made.path)
             forecast = session.run(["forecast"], {"context": contexts})[0]
-            changed = float(np.mean((forecast - truth) ** 2))
+            changed = float(np.mean((forecast - actual) ** 2))
             taken = median_seconds(
                 partial(session.run, ["forecast"], {"context": contexts[:1, :, :1]}), 0.3
             )

@@ -178,7 +178,7 @@ def panel(data: Path) -> None:
     y = from_long(frame, id="Series ID", time="Month", target="Turnover", to="sktime")
     series = [one.droplevel(0)["Turnover"] for _, one in y.groupby(level=0)]
     train = [one[:-MONTHS_HELD_OUT] for one in series]
-    truth = np.stack([one[-MONTHS_HELD_OUT:] for one in series])
+    targets = np.stack([one[-MONTHS_HELD_OUT:] for one in series])
     # What seasonal naive errs by within each history: the denominator of MASE.
     scale = np.array(
         [one.diff(12 if len(one) > 24 else 1).abs().mean() for one in train], dtype=float
@@ -187,8 +187,8 @@ def panel(data: Path) -> None:
     print(f"{len(series)} series of {lengths[0]} to {lengths[-1]} months, {MONTHS_HELD_OUT} ahead")
 
     def report(name: str, made: np.ndarray, seconds: float) -> None:
-        error = np.abs(made - truth)
-        mase, wape = (error.mean(axis=1) / scale).mean(), error.sum() / truth.sum()
+        error = np.abs(made - targets)
+        mase, wape = (error.mean(axis=1) / scale).mean(), error.sum() / targets.sum()
         print(f"{name:34}MASE {mase:.3f}  WAPE {wape:.4f}  {seconds:7.1f} s", flush=True)
 
     fh = list(range(1, MONTHS_HELD_OUT + 1))

@@ -50,14 +50,14 @@ def spread(origins: int, stop: int, most: int) -> np.ndarray:
 # --- quantiles -----------------------------------------------------------------------------
 
 
-def score(quantiles: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def score(quantiles: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return coverage and weighted quantile loss of (..., Q) at LEVELS."""
-    error = truth[..., None] - quantiles
+    error = targets[..., None] - quantiles
     levels = np.array(LEVELS)
     loss = np.maximum(levels * error, (levels - 1) * error)
-    found = {"loss": 2 * float(loss.mean() / np.abs(truth).mean())}
+    found = {"loss": 2 * float(loss.mean() / np.abs(targets).mean())}
     for i, nominal in enumerate((90, 80, 50)):
-        inside = (truth >= quantiles[..., i]) & (truth <= quantiles[..., -1 - i])
+        inside = (targets >= quantiles[..., i]) & (targets <= quantiles[..., -1 - i])
         found[str(nominal)] = 100 * float(inside.mean())
     return found
 
@@ -94,7 +94,7 @@ def quantiles(data: Path, teacher_name: str, lengths: tuple[int, ...]) -> None:
             steps = min(found.horizon, length // 4)
             history = values[found.test_start - length : found.test_start]
             origins = spread(found.test_start, len(values) - steps, 200)
-            truth = target_windows(values, origins, steps)
+            targets = target_windows(values, origins, steps)
             made = {}
             for name, settings in (
                 ("student", {}),
@@ -120,12 +120,12 @@ def quantiles(data: Path, teacher_name: str, lengths: tuple[int, ...]) -> None:
             for name, one in made.items():
                 at = few if name == "conformal" else slice(None)
                 rows.append(
-                    {"set": found.name, "points": length, "of": name, **score(one, truth[at])}
+                    {"set": found.name, "points": length, "of": name, **score(one, targets[at])}
                 )
             # What the conformal model is compared with: the same windows.
             rows.append(
                 {"set": found.name, "points": length, "of": "student, those windows"}
-                | score(made["student"][few], truth[few])
+                | score(made["student"][few], targets[few])
             )
             print(pd.DataFrame(rows[-7:]).round(3).to_string(index=False, header=False), flush=True)
     table = pd.DataFrame(rows)
@@ -222,7 +222,7 @@ def gaps(data: Path, teacher_name: str) -> None:
     for name in ("ETTh1", "ETTh2", "ETTm1"):
         values, _, start, _ = ett(data, name)
         origins = spread(start, len(values) - 96, 300)
-        truth = target_windows(values, origins, 96)
+        targets = target_windows(values, origins, 96)
         day = 96 if "m" in name else 24
         for weight in (0, "auto"):
             base = None
@@ -239,7 +239,7 @@ def gaps(data: Path, teacher_name: str) -> None:
                     teacher=teacher_name, distillation_weight=weight, verbose=False
                 ).fit(series_of(known[start - 4000 : start]))
                 made = model.student_.predict(context_windows(known, origins, 512))
-                error = float(np.nanmean((made - truth) ** 2))
+                error = float(np.nanmean((made - targets) ** 2))
                 base = base or error
                 line += f"  {share:.0%}{'' if block == 1 else ' blocks'} {error / base:.3f}"
             print(line, flush=True)
@@ -262,13 +262,16 @@ def short(data: Path, teacher_name: str) -> None:
             for column in columns:
                 one = found.values[:, column : column + 1]
                 for origin in spread(end, len(one) - steps, 1 if found.name == "retail" else 12):
-                    history, truth = one[origin - length : origin], one[origin : origin + steps, 0]
+                    history, targets = (
+                        one[origin - length : origin],
+                        one[origin : origin + steps, 0],
+                    )
                     period = found.period if length >= 2 * found.period else 1
                     scale = np.abs(history[period:] - history[:-period]).mean()
                     for name, made in _short_forecasts(
                         history, steps, period, teacher_name
                     ).items():
-                        error = np.abs(made - truth).mean() / max(scale, 1e-9)
+                        error = np.abs(made - targets).mean() / max(scale, 1e-9)
                         errors.setdefault(name, []).append(float(error))
             line = f"{found.name:8}{length:6} points:"
             for name, several in errors.items():

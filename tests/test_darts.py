@@ -548,7 +548,7 @@ def test_a_function_of_the_wrong_shape_is_told_what_was_expected():
 
 def test_gaps_in_the_history_are_filled(teacher):
     model = make(teacher).fit(with_value(np.nan))
-    assert model.training_summary_.windows.skipped == 10 - T + 1  # those without any truth
+    assert model.training_summary_.windows.skipped == 10 - T + 1  # those without any targets
     assert np.isfinite(model.predict(T).values()).all()
 
 

@@ -74,7 +74,6 @@ def test_backtests_forecast_samples_and_parameters(fitted):
     assert 0 <= mic(DATA, made[0], q_interval=(0.05, 0.95)) <= 1
     samples = fitted.historical_forecasts(DATA, **settings, num_samples=20)
     assert samples.n_samples == 20
-    assert samples.plot() is not None
     score = fitted.backtest(
         DATA, **settings, num_samples=50, metric=[mql, mae], metric_kwargs=[{"q": 0.1}, {}]
     )

@@ -74,8 +74,13 @@ def test_gaps_covariates_and_several_series(teacher, values):
 
 def test_it_is_drawn(teacher, values):
     model = make(teacher).fit(TimeSeries.from_values(values[:400]))
-    axes = model.drift_report(TimeSeries.from_values(values)).plot()
-    assert len(axes.lines) == 2
+    report = model.drift_report(TimeSeries.from_values(values))
+    axes = report.plot()
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    np.testing.assert_array_equal(lines.pop("student"), report.student_by_step)
+    np.testing.assert_array_equal(lines.pop("teacher"), report.teacher_by_step)
+    assert not lines
+    assert axes.get_xlabel() == "steps ahead"
 
 
 def test_what_cannot_be_measured_is_refused(teacher, values):

@@ -87,13 +87,13 @@ class TestObjective:
 
     def test_terms_are_the_papers(self, arrays):
         torch = pytest.importorskip("torch")
-        forecast, truth, labels = arrays
+        forecast, targets, labels = arrays
         weights = np.array([0.5, 1.0, 1.5])
         objective = Objective(0.5, weights, 0.3)
         one = torch.from_numpy(forecast[..., :1])
-        supervised = objective.supervised(one, torch.from_numpy(truth))
+        supervised = objective.supervised(one, torch.from_numpy(targets))
         np.testing.assert_allclose(
-            supervised, ((truth - forecast[..., 0]) ** 2).mean(axis=(1, 2)), rtol=1e-5
+            supervised, ((targets - forecast[..., 0]) ** 2).mean(axis=(1, 2)), rtol=1e-5
         )
         distillation = objective.distillation(torch.from_numpy(forecast), torch.from_numpy(labels))
         expected = (weights[:, None, None] * (labels - forecast) ** 2).mean(axis=(1, 2, 3))
@@ -102,10 +102,10 @@ class TestObjective:
 
     def test_quantiles_meet_the_truth_in_the_pinball_loss(self, arrays):
         torch = pytest.importorskip("torch")
-        forecast, truth, _ = arrays
+        forecast, targets, _ = arrays
         levels = np.array([0.1, 0.5, 0.9])
         objective = Objective(0.5, np.ones(3), quantile_levels=tuple(levels))
-        error = truth[..., None] - forecast
+        error = targets[..., None] - forecast
         expected = 2 * np.maximum(levels * error, (levels - 1) * error).mean(axis=(1, 2, 3))
-        mine = objective.supervised(torch.from_numpy(forecast), torch.from_numpy(truth))
+        mine = objective.supervised(torch.from_numpy(forecast), torch.from_numpy(targets))
         np.testing.assert_allclose(mine, expected, rtol=1e-5)

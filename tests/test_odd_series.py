@@ -76,8 +76,8 @@ def test_a_student_of_gappy_data_is_nearly_as_good(share, block, most):
     )
     origins = range(600 + L, 1190, 5)
     contexts = np.stack([values[o - L : o] for o in origins])
-    truth = np.stack([values[o : o + T] for o in origins])
-    errors = [((m.student_.predict(contexts) - truth) ** 2).mean() for m in (complete, gappy)]
+    targets = np.stack([values[o : o + T] for o in origins])
+    errors = [((m.student_.predict(contexts) - targets) ** 2).mean() for m in (complete, gappy)]
     assert errors[1] < most * errors[0]
 
 

@@ -96,7 +96,7 @@ def test_a_missing_chronos_is_named():
 
 def test_all_public_names_exist():
     for name in distilts_forecaster.__all__:
-        assert getattr(distilts_forecaster, name) is not None
+        assert getattr(distilts_forecaster, name).__name__ == name
         assert name in dir(distilts_forecaster)
 
 

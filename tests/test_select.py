@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_linear import F, T, summed, whole
+from test_sums import F, T, summed, whole
 
 from distilts_forecaster.distill.select import _teacher_penalty, choose, steepness
 from distilts_forecaster.settings import make_settings

@@ -294,9 +294,9 @@ class TestQuantiles:
         for stop in range(2000, 2990, 10):
             forecaster.update(y[stop - 10 : stop], update_params=False)
             made = forecaster.predict_interval(range(1, T + 1), coverage=[0.5, 0.9])["y"]
-            truth = y["y"][stop : stop + T]
+            targets = y["y"][stop : stop + T]
             hits.append([
-                (made[c]["lower"] <= truth) & (truth <= made[c]["upper"]) for c in (0.5, 0.9)
+                (made[c]["lower"] <= targets) & (targets <= made[c]["upper"]) for c in (0.5, 0.9)
             ])  # fmt: skip
         np.testing.assert_allclose(np.mean(hits, axis=(0, 2)), [0.5, 0.9], atol=0.05)
 

@@ -237,7 +237,9 @@ def test_labels_are_reproducible_and_leave_the_random_state_alone(chronos_teache
 def test_levels_outside_the_models_range_are_refused(directories):
     with pytest.raises(ValueError, match="levels from 0.1 to 0.9"):
         load_teacher(directories["bolt"]).forecast(CONTEXTS, 8, (0.05,))
-    assert load_teacher(directories["chronos2"]).forecast(CONTEXTS, 8, (0.05,)) is not None
+    wider = load_teacher(directories["chronos2"]).forecast(CONTEXTS, 8, (0.05, 0.5)).quantiles
+    assert wider.shape == (len(CONTEXTS), 8, CONTEXTS.shape[2], 2)
+    assert (wider[..., 0] != wider[..., 1]).any()
 
 
 def test_at_most_one_model_stays_loaded(directories):

@@ -41,7 +41,7 @@ def test_a_fitted_model_keeps_its_parameters():
 def test_copies_of_a_new_model_are_the_same_teacher():
     first, second = (StatsForecastTeacher(SeasonalNaive(season_length=6)) for _ in range(2))
     assert first.info == second.info
-    assert first.info.revision is not None
+    assert first.info.revision
     assert StatsForecastTeacher(SeasonalNaive(season_length=5)).info != first.info
 
 

@@ -187,8 +187,8 @@ def plot(results: list[tuple[DemoSeries, list[Row]]], path: Path) -> None:
     for (left, right), (data, rows) in zip(axes, results, strict=True):
         horizon = len(rows[0].example)
         shown = data.series[-3 * horizon :]
-        truth = shown.values(copy=False)[:, 0]
-        left.plot(shown.time_index, truth, color="black", lw=1.2, label="truth")
+        actual = shown.values(copy=False)[:, 0]
+        left.plot(shown.time_index, actual, color="black", lw=1.2, label="what happened")
         for row in rows:
             short = row.history.startswith("last")
             label = f"{row.name} ({row.history})" if row.history else row.name

@@ -16,7 +16,7 @@ __all__ = ["BLOCK", "WarmStart"]
 #: are the same but for the last; 4,096 windows of 512 steps are two megabytes of sums.
 BLOCK = 4096
 
-#: A series is scaled as in the first fit until its deviation is half or twice as large.
+#: A series is scaled as in the first fit until its standard deviation is half or twice as large.
 _MOST_CHANGE = 2.0
 
 
@@ -24,8 +24,8 @@ class WarmStart:
     """Sums over blocks of windows by content, and the scales that they were made with.
 
     The sums of a block depend on its windows, on their labels, and on the series' mean and
-    deviation, which change with every value. So those of the first fit are kept: they only say
-    how windows of one series weigh against each other.
+    standard deviation, which change with every value. So those of the first fit are kept: they
+    only say how windows of one series weigh against each other.
     """
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ def latent_paths(
 
 @dataclass(frozen=True)
 class ErrorQuantiles:
-    """Quantiles of a student's errors at each step, in units of the context's deviation.
+    """Quantiles of a student's errors at each step, in units of the context's standard deviation.
 
     The standard deviation of the context says best how wide the errors are: on twelve real
     data sets, calibrated before and tested after, the quantile loss is .96 (geometric mean)
@@ -113,14 +113,14 @@ class ErrorQuantiles:
                 f"{len(self.levels)}), got {self.offsets.shape}."
             )
 
-    def around(self, forecast: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    def around(self, forecast: np.ndarray, std: np.ndarray) -> np.ndarray:
         """Return the quantiles around forecasts.
 
         Parameters
         ----------
         forecast : numpy.ndarray, shape (N, T, C, 1) or (N, T, C, Q)
             One forecast, or the student's own quantiles.
-        deviation : numpy.ndarray, shape (N, C)
+        std : numpy.ndarray, shape (N, C)
             Standard deviations of the contexts.
 
         Returns
@@ -135,5 +135,5 @@ class ErrorQuantiles:
         array([3., 5., 7.])
         """
         offsets = self.offsets[: forecast.shape[1], None]
-        moved = forecast + deviation[:, None, :, None] * offsets
+        moved = forecast + std[:, None, :, None] * offsets
         return np.sort(moved, axis=-1) if forecast.shape[-1] > 1 else moved

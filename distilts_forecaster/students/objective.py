@@ -36,7 +36,7 @@ class Objective:
 
     Errors are on the scale that windows are compared on (each window divided by its softened
     standard deviation, see :mod:`~distilts_forecaster.windows.cutting`), so that series of any
-    level and spread count alike. Each term is a mean over the windows that it can be computed for.
+    level and scale count alike. Each term is a mean over the windows that it can be computed for.
     ``distillation_weight`` is alpha, ``horizon_weights`` (T,) are w_t, of mean one,
     ``alignment_weight`` is beta. With one quantile level, the target enters by its squared error;
     with several by the pinball loss of each, doubled, so that the median's is the absolute error.

@@ -13,7 +13,7 @@ from distilts_forecaster.teachers.base import Teacher, TeacherForecast, TeacherI
 
 __all__ = ["BY_HORIZON", "Ensemble", "EnsembleTeacher", "weights_by_horizon"]
 
-#: Weights are chosen for each step, by the members' errors on windows with truth.
+#: Weights are chosen for each step, by the members' errors on windows with a target.
 BY_HORIZON = "by_horizon"
 
 #: How strongly chosen weights are drawn to equal ones, relative to the members' mean error.
@@ -34,7 +34,7 @@ class Ensemble:
     weights : sequence of float or "by_horizon", optional
         One for each member, scaled to a sum of one; equal by default. "by_horizon" chooses them
         for each step of the forecast, by the members' errors on the windows of ``fit`` that have
-        truth.
+        a target.
 
     Raises
     ------

@@ -107,7 +107,7 @@ class TeacherRows:
     """What a teacher says of the windows that it was asked for.
 
     ``labels`` (M, T, C, Q) are in units of the series' standardised values; ``hidden`` (M, C or 1,
-    P, D) is float16, its mean and deviation (D,).
+    P, D) is float16, its mean and standard deviation (D,).
     """
 
     labels: np.ndarray

@@ -124,7 +124,7 @@ def fill_missing(rows: np.ndarray) -> np.ndarray:
 
 
 def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
-    """Bring rows (n, L) to mean zero and deviation one, leading gaps to zero.
+    """Bring rows (n, L) to mean zero and standard deviation one, leading gaps to zero.
 
     NaN is only before the first observation. Mean and scale are (n, 1); that of a constant row is
     one.
@@ -140,14 +140,14 @@ def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
     largest[largest <= 4 * np.finfo(np.float32).eps * np.abs(mean)] = 0.0
     safe = np.where(largest > 0, largest, 1.0)
     centred = np.where(largest > 0, centred / safe, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    deviation[deviation == 0] = 1.0
-    values = (centred / deviation).astype(np.float32)
+    std = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
+    std[std == 0] = 1.0
+    values = (centred / std).astype(np.float32)
     # Zeros stand before the first observation: sorting puts them behind.
     order = np.sort(np.where(observed, values, np.inf), axis=1)
     at = np.arange(len(rows))
     median = 0.5 * (order[at, (length - 1) // 2] + order[at, length // 2])
-    return Histories.of(values, length, median.astype(np.float32)), mean, safe * deviation
+    return Histories.of(values, length, median.astype(np.float32)), mean, safe * std
 
 
 @dataclass(frozen=True)

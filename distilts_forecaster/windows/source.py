@@ -304,7 +304,7 @@ class PreparedRows(WindowSource):
     """Windows that were given as rows; each row is an origin.
 
     Contexts are (N, H, C), targets (N, T, C), which begin at the end of the context; as given, and
-    standardised in float64 by the mean and deviation of all values together.
+    standardised in float64 by the mean and standard deviation of all values together.
     """
 
     raw_contexts: np.ndarray
@@ -416,7 +416,7 @@ def prepare_series(
 
 
 def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedRows:
-    """Standardise windows that were cut elsewhere, all by the same mean and deviation.
+    """Standardise windows that were cut elsewhere, all by the same mean and standard deviation.
 
     Contexts are (N, H, C), targets (N, T, C), in the order of time, if they have one: the last are
     held out.

@@ -205,7 +205,7 @@ def _regress(rows: Histories, lags: np.ndarray) -> Autoregression:
 
 
 def fit(rows: Histories, periods: np.ndarray) -> Fitted:
-    """Fit the autoregressions to rows of mean zero and deviation one."""
+    """Fit the autoregressions to rows of mean zero and standard deviation one."""
     values, seasonal, difference, season = _lags(periods, rows.length)
 
     def changes(lag: np.ndarray) -> Histories:
@@ -253,15 +253,15 @@ def _run(
 def _autoregressive(rows: Histories, fitted: Fitted, until: np.ndarray) -> list[np.ndarray]:
     """Forecast with the autoregressions until step ``until`` (n,): (n, max(until)) each."""
     lowest, highest = rows.values.min(axis=1), rows.values.max(axis=1)
-    spread = highest - lowest
+    value_range = highest - lowest
     # An unstable regression stays near what was seen.
-    low, high = lowest - 0.5 * spread, highest + 0.5 * spread
+    low, high = lowest - 0.5 * value_range, highest + 0.5 * value_range
     values, seasonal, difference = fitted.autoregressions
     forecasts = [_run(rows.values[:, -int(values.lags.max()) :], values, low, high, until)]
 
     season = np.minimum(fitted.season, rows.length)
     past = rows.difference(season, int(seasonal.lags.max()))
-    changes = _run(past, seasonal, -spread, spread, until)
+    changes = _run(past, seasonal, -value_range, value_range, until)
     reach = int(season.max())
     series = np.concatenate([rows.values[:, -reach:], changes], axis=1)
     flat = series.reshape(-1)
@@ -271,7 +271,7 @@ def _autoregressive(rows: Histories, fitted: Fitted, until: np.ndarray) -> list[
     forecasts.append(np.clip(series[:, reach:], low[:, None], high[:, None]))
 
     past = rows.difference(np.ones_like(season), int(difference.lags.max()))
-    changes = _run(past, difference, -spread, spread, until)
+    changes = _run(past, difference, -value_range, value_range, until)
     walk = rows.values[:, -1:] + np.cumsum(changes, axis=1)
     forecasts.append(np.clip(walk, low[:, None], high[:, None]))
     return forecasts
@@ -307,8 +307,8 @@ def backtest(rows: Histories, fitted: Fitted) -> np.ndarray:
     fractions = np.arange(1, _BACKTEST_STEPS + 1) / _BACKTEST_STEPS
     steps = np.ceil(ahead[:, None] * fractions - 1e-9).astype(int)
     error = forecast(past, fitted.take(index), steps)
-    truth = rows.values[index[:, None], steps - ahead[:, None] - 1]
-    error -= truth[..., None]
+    targets = rows.values[index[:, None], steps - ahead[:, None] - 1]
+    error -= targets[..., None]
     np.abs(error, out=error)
     bound = np.searchsorted(BACKTEST_BOUNDS, steps / share[index, None] - 1e-6) - 1
     bound = np.clip(bound, 0, n_bounds - 1)

@@ -4,7 +4,7 @@ The experts (:mod:`distilts_forecaster.teachers.bundled.experts`) are levels, tr
 profiles and autoregressions, fitted to each context anew. A small network, trained on
 synthetic series, looks at the context's statistics, at what the experts would have got
 wrong on its last steps, and at how they disagree about the step to forecast; it answers
-with their weights and with the spread of the forecast quantiles. Weights depend on the
+with their weights and with the width of the forecast quantiles. Weights depend on the
 step ahead: one pass serves any horizon.
 """
 
@@ -120,7 +120,7 @@ def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -
     observed = np.arange(width) >= (width - rows.length)[:, None]
     changes = rows.difference(np.ones_like(rows.length), width)
     squares = changes**2
-    deviation = np.sqrt(squares.sum(axis=1) / n_changes) + 1e-4
+    std = np.sqrt(squares.sum(axis=1) / n_changes) + 1e-4
     absolute = np.abs(changes)
     lowest = values.min(axis=1, initial=np.inf, where=observed)
     highest = values.max(axis=1, initial=-np.inf, where=observed)
@@ -136,12 +136,12 @@ def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -
 
     recent_variance = np.maximum(mean_of_quarter(square) - recent**2, 1e-4)
     recent_change = np.sqrt(np.maximum(mean_of_quarter(squares), 1e-8))
-    fourth = np.minimum((squares**2).sum(axis=1) / n_changes / deviation**4, 1e3)
+    fourth = np.minimum((squares**2).sum(axis=1) / n_changes / std**4, 1e3)
     lags = np.minimum([1, 2, 3, 4, 8], width - 1)
     columns = [
         np.log(length),
-        np.log(deviation),
-        np.log((absolute.sum(axis=1) / n_changes + 1e-4) / deviation),
+        np.log(std),
+        np.log((absolute.sum(axis=1) / n_changes + 1e-4) / std),
         values[:, -1],
         lowest,
         highest,
@@ -152,7 +152,7 @@ def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -
         np.log1p(fourth),
         recent,
         np.log(recent_variance),
-        np.log(recent_change / deviation),
+        np.log(recent_change / std),
         rows.median,
         observed_share,
         *periods.correlation[:, lags].T,
@@ -364,13 +364,13 @@ class MixtureTeacher:
         arrays, n_experts = self._arrays, candidates.shape[1]
         trust = _softmax(-2.0 * log_errors)
         pivot = np.einsum("re,re->r", trust, candidates)
-        deviation = (candidates - pivot[:, None]) / unit[:, None]
+        distance = (candidates - pivot[:, None]) / unit[:, None]
         error = np.einsum("re,re->r", trust, log_errors)
-        size = np.abs(deviation)
+        size = np.abs(distance)
         disagreement = np.log(np.einsum("re,re->r", trust, size) + np.float32(0.05))
         seen = np.empty((len(unit), len(arrays["step_1.weight"])), dtype=np.float32)
         # The inverse hyperbolic sine, with functions that NumPy has vectorised.
-        seen[:, :n_experts] = np.copysign(np.log(size + np.sqrt(size * size + 1)), deviation)
+        seen[:, :n_experts] = np.copysign(np.log(size + np.sqrt(size * size + 1)), distance)
         np.clip(log_errors, -4.0, 6.0, out=seen[:, n_experts : 2 * n_experts])
         seen[:, 2 * n_experts : -2] = encoded
         seen[:, -2], seen[:, -1] = disagreement, error
@@ -381,15 +381,15 @@ class MixtureTeacher:
         np.maximum(state, 0.0, out=state)
         answer = state @ arrays["answer.weight"] + arrays["answer.bias"]
         logits = answer[:, :n_experts] + of_logit - arrays["sharpness"] * log_errors
-        point = np.einsum("re,re->r", _softmax(logits), deviation)
+        point = np.einsum("re,re->r", _softmax(logits), distance)
         log_spread, shift = answer[:, n_experts], answer[:, n_experts + 1]
         widths = answer[:, n_experts + 2 :]
-        spread = np.exp(0.5 * (error + disagreement) + np.clip(log_spread, -6.0, 6.0))
+        scale = np.exp(0.5 * (error + disagreement) + np.clip(log_spread, -6.0, 6.0))
         # The softplus.
         widths = np.maximum(widths, 0.0) + np.log1p(np.exp(-np.abs(widths)))
-        widths *= spread[:, None]
+        widths *= scale[:, None]
         middle = len(self._levels) // 2
-        median = (point + shift * spread)[:, None]
+        median = (point + shift * scale)[:, None]
         below = np.cumsum(widths[:, :middle], axis=1)[:, ::-1]
         above = np.cumsum(widths[:, middle:], axis=1)
         quantiles = np.concatenate([median - below, median, median + above], axis=1)
