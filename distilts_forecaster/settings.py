@@ -44,8 +44,8 @@ NOMINAL = (512, 96)
 #: Points that a series needs at least where lengths are fitted to the data.
 FEWEST_POINTS = 4
 
-#: Levels at which a teacher says how wide its forecasts are, to a student that does not forecast
-#: quantiles itself. Five are enough: others are interpolated.
+#: Levels to ask a teacher for where the student itself forecasts the median alone. Others are
+#: interpolated.
 _WIDTH_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 _STUDENTS: dict[str, type[StudentSettings]] = {
@@ -184,11 +184,11 @@ def make_settings(
     nonnegative: Any = False,
     augmentation: Any = 0.0,
 ) -> Settings:
-    """Return what to fit, checked.
+    """Check the parameters of a facade, and return them as settings.
 
     Parameters are those of :class:`~distilts_forecaster.DistilledForecaster`; ``probabilistic``
     says that quantiles are wanted though the user named no levels. TypeError or ValueError if a
-    parameter is not what it can be.
+    parameter has the wrong type or value.
 
     >>> make_settings(48, 12).chunks
     Chunks(input_chunk_length=48, output_chunk_length=12, output_chunk_shift=0)
@@ -241,16 +241,16 @@ def fit_lengths(
     has_covariates: bool = False,
     horizon: int | None = None,
 ) -> Settings:
-    """Fit the lengths that the user left open to the data, and refuse given ones that do not fit.
+    """Choose the lengths that the user left open, and refuse given ones that the data cannot fill.
 
     With n the median number of points, and n_windows the windows of all series together::
 
-        T = min(horizon or 96, n)     or n // 3 without a teacher, or with covariates
-        L = 512                       if n >= 512 + T and n_windows >= 512, else n // 2
+        T = min(horizon or 96, n)     with n // 3 for n without a teacher, or with covariates
+        L = 512                       if n >= 512 + T and n_windows >= 512, else min(512, n // 2)
 
-    A teacher says what follows a series, however far. Without one T steps must be known; and
-    covariates must be known as far as the student forecasts at once. Longer forecasts are fed
-    back. Where one length is given, the other one leaves room for it.
+    A teacher forecasts beyond the end of a series. Without one, or with covariates, the T steps of
+    a window must be known. Longer forecasts are fed back. Where one length is given, the other one
+    leaves room for it.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ def fit_lengths(
 
 
 def _with_lengths(settings: Settings, length: int, steps: int) -> Settings:
-    """Return settings of other lengths, with the horizon weights of as many steps."""
+    """Return settings with other lengths; check a callable for horizon weights at that length."""
     teaching = settings.teaching
     if callable(teaching.horizon_weights) and steps != settings.output_chunk_length:
         resolve_horizon_weights(teaching.horizon_weights, steps)  # it can be wrong for this many
@@ -428,7 +428,7 @@ def _check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:
     if isinstance(weights, str) and weights == "auto":
         return weights
     resolve_horizon_weights(weights, horizon)
-    # A copy: what the user's list becomes later is not what was checked.
+    # A copy: the user may change the list later.
     keep = callable(weights) or np.isscalar(weights)
     return weights if keep else tuple(weights)
 

@@ -155,7 +155,7 @@ def ablate(
     arms : sequence of str
         Of :data:`ARMS`.
     table : pathlib.Path, optional
-        A CSV file that each run is added to; runs that are there are not made again.
+        CSV file to add each run to. Runs that it holds already are not repeated.
     labels : tuple of str, optional
         What to call student and teacher in the table.
     verbose : bool, optional
@@ -171,7 +171,7 @@ def ablate(
     Raises
     ------
     ValueError
-        If a span is too short for a window, a setting cannot be, or the table is not one.
+        If a span is too short, a setting is invalid, or ``table`` is no table of runs.
     """
     for name, points in (
         ("test", len(data.values) - data.validation_stop),
@@ -241,13 +241,13 @@ def _plain(text: str) -> str:
 
 
 def _read_table(table: Path) -> pd.DataFrame | None:
-    """Return the runs in a table, None if there is none yet; or say that it is not one."""
+    """Return the runs in a CSV file, None if there is no file; raise if it holds no runs."""
     if not table.exists():
         if not table.parent.is_dir():
             raise ValueError(f"The folder of the table {table} does not exist.")
         return None
     try:
-        # Names stay text (a file may be called 2024.csv), and half a line is none.
+        # Names stay text (a file may be called 2024.csv); a line cut short is skipped.
         known = pd.read_csv(
             table, dtype=str, keep_default_na=False, on_bad_lines="skip", quoting=csv.QUOTE_NONE
         )
@@ -297,7 +297,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(runs: pd.DataFrame, path: Path) -> None:
-    """Draw the error of each arm relative to the baseline, with every seed as a dot."""
+    """Draw the mean test error of each arm, with every seed as a dot."""
     from matplotlib.figure import Figure
 
     cells = list(runs.groupby(["data", "horizon", "lookback", "teacher"], sort=False))

@@ -1,6 +1,6 @@
 """What the commands ``fit``, ``predict``, ``report``, ``export`` and ``bench`` do.
 
-Each returns what it found out, as JSON can hold it, and says how to print it for people.
+Each returns its result as a dict for JSON and as text for people; ``predict`` returns a table.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = ["bench", "export", "fit", "predict", "report", "write_frame"]
 #: Intervals whose coverage is reported: levels below and above.
 _INTERVALS = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
 
-#: Where a graph is written if no other place is named.
+#: Default name of an exported graph, in the student's directory.
 ONNX_FILE = "model.onnx"
 
-#: For which each thing is timed.
+#: Seconds for which each forecaster is timed.
 _SECONDS = 0.5
 
 
@@ -174,7 +174,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     made = _forecasts(student, contexts, horizon, season)
     if args.teacher:
         made["teacher"] = _ask_teacher(args.teacher, contexts, horizon, shift)
-    # All are measured where all have a forecast.
+    # Errors count where every forecaster has a forecast.
     known = np.all([np.isfinite(forecast) for forecast in made.values()], axis=0)
     targets = np.where(known, targets, np.nan)
     errors = {name: np.abs(forecast - targets) for name, forecast in made.items()}
@@ -205,7 +205,7 @@ def report(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _usual_season(student: Forecaster) -> int:
-    """Return the season of the best naive forecast in ``fit``, or by which gaps are filled."""
+    """Return the season of the best naive forecast in ``fit``, else the student's period, or 1."""
     info = student.info
     found = None if info is None or info.fit is None else info.fit.errors.naive_season
     return found or student.period or 1
@@ -407,7 +407,7 @@ def _one_thread() -> Any:
 
 
 def _time_products(student: LinearForecaster, sizes: Sequence[int]) -> dict[int, float]:
-    """Time what a linear student cannot do without."""
+    """Time the matrix product alone of a linear student."""
     matrix, taken = student.folded[0], {}
     for n in sizes:
         rows = np.random.default_rng(0).normal(size=(n, len(matrix))).astype(np.float32)

@@ -23,7 +23,7 @@ from distilts_forecaster.windows.naive import repeat_season
 
 __all__ = ["DemoSeries", "Row", "compare", "demo_series", "format_table", "plot"]
 
-#: Points before the test span that "a short history" means.
+#: Points of the short history, which ends where the test span begins.
 SHORT = 700
 
 #: Windows of the test span that are forecast, evenly spaced.
@@ -188,7 +188,7 @@ def plot(results: list[tuple[DemoSeries, list[Row]]], path: Path) -> None:
         horizon = len(rows[0].example)
         shown = data.series[-3 * horizon :]
         actual = shown.values(copy=False)[:, 0]
-        left.plot(shown.time_index, actual, color="black", lw=1.2, label="what happened")
+        left.plot(shown.time_index, actual, color="black", lw=1.2, label="actual")
         for row in rows:
             short = row.history.startswith("last")
             label = f"{row.name} ({row.history})" if row.history else row.name

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Any, category: Any, *rest: Any, **more: Any) -> None:
-    """Print a warning for someone who sees no code."""
+    """Print a warning's message alone, without the line of code."""
     if issubclass(category, UserWarning):
         print(f"distilts: {message}", file=sys.stderr)
 
@@ -111,7 +111,7 @@ def _positive(text: str) -> int:
 
 
 def _number_or_auto(text: str) -> float | str:
-    """Return a number, or what is none."""
+    """Return a number, or the text itself, such as "auto"."""
     try:
         return float(text)
     except ValueError:
@@ -119,12 +119,12 @@ def _number_or_auto(text: str) -> float | str:
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:
-    """Add what says how to read a table."""
+    """Add the arguments that say how to read a table."""
     command.add_argument("data", help="CSV or Parquet, long or wide; - is standard input")
     command.add_argument("--id", help="column that says which series (long tables)")
     command.add_argument("--time", help="column that says when")
     command.add_argument("--target", nargs="+", help="columns with values")
-    command.add_argument("--freq", help="of the times (h, D, MS ...; default: found)")
+    command.add_argument("--freq", help="frequency (h, D, MS ...; default: found)")
 
 
 def _add_fit(commands: Any) -> None:
@@ -141,7 +141,7 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument(
         "--alpha", type=_number_or_auto, default="auto", help="weight of the teacher; 0 is none"
     )
-    fit.add_argument("--tau", type=_number_or_auto, default=1.0, help="of the horizon weights")
+    fit.add_argument("--tau", type=_number_or_auto, default=1.0, help="slope of horizon weights")
     fit.add_argument("--quantiles", nargs="+", type=float, help="levels, 0.5 among them")
     fit.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
     fit.add_argument("--label-budget", type=_positive, help="most windows to ask the teacher for")

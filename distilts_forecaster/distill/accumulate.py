@@ -21,10 +21,10 @@ from distilts_forecaster.windows.source import WindowSource
 
 __all__ = ["Material", "accumulate", "cut", "impute_targets", "sum_held_out"]
 
-#: Passes over windows with missing targets at most; see :func:`impute_targets`.
+#: Most passes over windows with missing targets; see :func:`impute_targets`.
 _MOST_PASSES = 10
 
-#: Rows with missing targets that are validated on at most, evenly spaced.
+#: Most rows with missing targets to validate on, evenly spaced.
 _MOST_PARTIAL_ROWS = 2000
 
 
@@ -43,7 +43,7 @@ class Material:
     teacher_validation_error
         Its mean squared error on the windows that the plan holds out, at the steps validated on.
     labels
-        The labels themselves, where they were to be kept.
+        The labels themselves, if ``keep`` was given.
     """
 
     trial: WindowSums
@@ -121,7 +121,7 @@ def _teacher_errors(totals: _Totals) -> tuple[np.ndarray | None, float | None]:
     n_errors, squared_error = totals.n_errors, totals.squared_error
     if not n_errors.any():
         return None, None
-    # Steps whose target is nowhere known: as good as the others.
+    # A step without any known target gets the mean error.
     mean = squared_error.sum() / n_errors.sum()
     by_step = np.where(n_errors > 0, squared_error / np.maximum(n_errors, 1), mean)
     power, n_held_out = totals.held_out
@@ -240,7 +240,7 @@ def impute_targets(
     mask: str,
     fit: Callable[[WindowSums], np.ndarray],
 ) -> WindowSums:
-    """Make sums of windows with missing targets those of the observed targets alone.
+    """Impute missing targets, so that solving the sums fits the observed targets alone.
 
     All steps share one Gram matrix, that of all windows. A missing target that is set to the
     student's own forecast has no error. So once the student forecasts what was set, the

@@ -1,4 +1,4 @@
-"""Windows made of the user's own, for a teacher to label where there are few."""
+"""Augmentation: synthetic windows, mixed from the user's, for the teacher to label."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ _MOST_JITTER, _MOST_GROWTH = 0.3, 0.5
 
 
 def augment(plan: Plan, info: TeacherInfo) -> Plan:
-    """Add windows that are made of those that the teacher is asked for.
+    """Add synthetic windows, mixed from those that the teacher labels.
 
-    Each is a mixture of two windows of a series, the second some seasons before the first, both
-    brought to mean 0 and standard deviation 1; with an amplitude that grows or falls, and noise.
-    They have no target: the student learns from them what the teacher makes of them. A window
-    always gives the same ones, so that most are found in the cache when a series has grown.
+    Each is a weighted mean of two standardised windows of one series, whole seasons apart, with an
+    amplitude that grows or falls, and noise. Synthetic windows have labels and no targets. A
+    window always yields the same ones, so most are found in the cache when a series has grown.
 
     ``augmentation`` in the plan's settings is the share of all labelled windows that is made up; no
     more are made than ``label_budget`` leaves room for. The plan stays as it is where none are
@@ -79,7 +78,7 @@ def _mixed(
     own = source.history(np.array([origin]), history)[0]
     seed = hashlib.blake2b(own.tobytes(), digest_size=8, salt=str(copy).encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
-    # Before it, so that it is the same when the series has grown; in phase with it.
+    # An earlier window in phase: the same one when the series has grown.
     step = source.period or 1
     others = np.flatnonzero(one.labelled[:origin])
     others = others[(origin - others) % step == 0]

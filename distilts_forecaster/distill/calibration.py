@@ -1,10 +1,9 @@
-"""How far targets fall from a student's forecasts, by step: calibrated quantiles.
+"""Calibrated quantiles: how far targets fall from a student's forecasts, by step.
 
-Held-out targets say it best, but there are few: a fifth of a short history is a few windows,
-whose errors are nearly the same. The teacher's quantiles on the same windows say it too, around a
-forecast that differs from the student's. Both are pooled. The quantiles of a step are those of
-its errors (target less student) together with the distances of the teacher's quantiles from the
-student, where the teacher counts as much as five independent windows of targets. With many
+Held-out errors measure this best, but a fifth of a short history holds few windows, whose errors
+are nearly the same. So errors are pooled with the teacher's quantiles on the same windows. The
+error quantiles of a step are those of two samples together: (target - student), and (teacher's
+quantiles - student), which count as much as five independent windows of targets. With many
 windows of targets this is conformalised quantile regression (Romano et al., NeurIPS 2019), by
 step and level.
 """
@@ -31,7 +30,7 @@ __all__ = ["calibrate"]
 #: Windows that errors are taken from, evenly spaced: neighbours say nearly the same.
 _MOST_WINDOWS = 2000
 
-#: Windows that the teacher's quantiles are taken from: with 19 parts each, enough.
+#: Most windows to take the teacher's quantiles on: 19 quantiles of each are enough.
 _MOST_ASKED = 200
 
 #: Independent windows of targets that the teacher's quantiles count as. Coverage of 90 % (80 %)
@@ -39,11 +38,11 @@ _MOST_ASKED = 200
 #: (81) with three, 88 (78) with ten, 75 (66) without the teacher.
 _TEACHER_COUNTS = 5.0
 
-#: Independent windows of targets whose median error moves the median by half of itself: the
-#: errors of one week say little about the level of the next.
+#: Independent windows with which half of the median error corrects the median: the errors of one
+#: week say little about the level of the next.
 _CENTRE_COUNTS = 10.0
 
-#: Fewer errors than these have no quantiles of their own: they are taken to be normal.
+#: Fewer errors than these are taken to be normally distributed.
 _FEWEST_ERRORS = 30
 
 #: Equal parts that the teacher's quantiles stand for.
@@ -108,7 +107,7 @@ def _asked(
         return None
     if plan.holds_out_ends or not plan.horizon:
         return [one.labelled for one in plan.sources]
-    # Of validation series a few, and within the budget.
+    # Few windows of the validation series are labelled, within the budget.
     settings, info, most = plan.settings, labeller.teacher.info, _MOST_ASKED
     if settings.teaching.label_budget is not None:
         most = min(most, max(0, settings.teaching.label_budget - labeller.n_labelled))
@@ -210,9 +209,9 @@ def _pool(
     counts: np.ndarray,
     levels: tuple[float, ...],
 ) -> np.ndarray:
-    """Return what quantiles are moved by: (steps, Q), NaN where nothing is known.
+    """Return the offsets of quantiles: (steps, Q), NaN where nothing is known.
 
-    ``counts`` (steps,) are the independent windows of targets.
+    ``counts`` (steps,) is the number of independent windows of targets.
     """
     n_steps, n_own = widths.shape
     teacher_counts = _TEACHER_COUNTS if len(distances) else 0.0
@@ -242,7 +241,7 @@ def _weighted_quantiles(
 ) -> np.ndarray:
     """Return weighted quantiles of each column: (n, steps) -> (steps, Q).
 
-    ``width`` (steps,) is how far what errors are measured from is from the median.
+    ``width`` (steps,) is the forecast quantile that errors are measured from, less the median.
     """
     order = np.argsort(values, axis=0)  # NaN, which has no weight, comes last
     values = np.take_along_axis(values, order, axis=0)
@@ -262,17 +261,14 @@ def _weighted_quantiles(
 
 
 def _widening(counts: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Return how much wider quantiles are that so many windows were measured on: (steps, Q).
-
-    As those of Student's distribution are than those of the normal one.
-    """
+    """Return Student's t quantiles over normal ones, for so many windows: (steps, Q)."""
     normal = ndtri(levels)
     student = stdtrit(np.maximum(counts, 1.0)[:, None], np.asarray(levels))
     return np.where(np.abs(normal) > 1e-9, student / np.where(normal == 0, 1.0, normal), 1.0)
 
 
 def _continue(offsets: np.ndarray, n_steps: int) -> np.ndarray:
-    """Fill steps about which nothing is known: as the one before, growing with its root."""
+    """Fill unknown steps from the last known one, growing with the square root of the step."""
     known = np.flatnonzero(np.isfinite(offsets).all(axis=1))
     if not len(known):
         return np.zeros((n_steps, offsets.shape[1]))

@@ -25,7 +25,7 @@ __all__ = ["DriftReport", "measure_drift"]
 #: Steps that are looked at, in horizons: recent enough to tell, long enough to mean something.
 _RECENT_HORIZONS = 10
 
-#: Change of the student's error, beside the teacher's, from which on fitting again is advised.
+#: Growth of the student's error, over the teacher's, above which fitting again is advised.
 _WORSE = 1.2
 
 
@@ -41,13 +41,13 @@ class DriftReport:
     n_windows : int
         Recent windows looked at; the teacher was asked for those that it had not labelled.
     student_error, teacher_error : float
-        From the targets. NaN for the teacher where there is none.
+        Against the targets. NaN for the teacher where there is none.
     distance : float
-        Of the student from its teacher.
+        Mean squared difference of student and teacher.
     fitted_student_error, fitted_teacher_error : float
         On the held-out windows of ``fit``. NaN where not measured.
     student_by_step, teacher_by_step : numpy.ndarray, shape (T,)
-        From the targets, by step.
+        Against the targets, by step.
     """
 
     n_windows: int
@@ -61,10 +61,10 @@ class DriftReport:
 
     @property
     def change(self) -> float:
-        """How much larger the student's error is than it was in ``fit``.
+        """The student's error now, over its error in ``fit``.
 
-        Beside the teacher's where there is one, which is as good as it ever was: if both
-        became worse, the series is harder to forecast now, and fitting again does not mend it.
+        Divided by the same ratio of the teacher, where there is one: it has not changed, so if
+        both became worse, the series is harder to forecast, and fitting again does not help.
         """
         change = self.student_error / self.fitted_student_error
         if np.isfinite(self.teacher_error) and np.isfinite(self.fitted_teacher_error):

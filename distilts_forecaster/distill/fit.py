@@ -73,7 +73,7 @@ def will_align(plan: Plan, info: TeacherInfo | None) -> bool:
 def keep_labels(
     settings: Settings, labeller: Labeller
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return what brings labels (n, T, C, Q) to the levels that the student forecasts.
+    """Return a function that takes labels (n, T, C, Q) to the levels that the student forecasts.
 
     None where the labels need not be kept, since their sums are enough.
     """
@@ -211,7 +211,7 @@ def _weights(plan: Plan, used: list[np.ndarray]) -> np.ndarray | None:
         if one.source.weight is not None
     ]
     weights = np.concatenate(parts)
-    # Of mean one, so that the learning rate means the same.
+    # With mean one, weights leave the learning rate alone.
     return (weights / max(weights.mean(), 1e-12)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What one fit leaves for the next, of series that have grown: sums over blocks of windows."""
+"""Warm starts: sums over blocks of windows, kept for the next fit of series that have grown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 
 __all__ = ["BLOCK", "WarmStart"]
 
-#: Origins of a block. Blocks begin at multiples of it, so that those of a series that has grown
-#: are the same but for the last; 4,096 windows of 512 steps are two megabytes of sums.
+#: Origins of a block. Blocks begin at multiples of it, so all but the last stay the same when a
+#: series grows; 4,096 windows of 512 steps are two megabytes of sums.
 BLOCK = 4096
 
 #: A series is scaled as in the first fit until its standard deviation is half or twice as large.
@@ -23,9 +23,9 @@ _MOST_CHANGE = 2.0
 class WarmStart:
     """Sums over blocks of windows by content, and the scales that they were made with.
 
-    The sums of a block depend on its windows, on their labels, and on the series' mean and
-    standard deviation, which change with every value. So those of the first fit are kept: they
-    only say how windows of one series weigh against each other.
+    The sums of a block depend on its windows, their labels, and the series' mean and standard
+    deviation, which change with every value. So those of the first fit are kept: they only say how
+    windows of one series weigh against each other.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class WarmStart:
         return prepared
 
     def __reduce__(self) -> tuple[type[WarmStart], tuple[()]]:
-        """Copy and pickle as one that remembers nothing: it only saves time."""
+        """Copy and pickle an empty one: the sums only save time."""
         return WarmStart, ()
 
     def recall(self, content: Sequence[Any], make: Callable[[], Any]) -> Any:
@@ -68,5 +68,5 @@ class WarmStart:
         return self._blocks[key]
 
     def tidy(self) -> None:
-        """Forget what was not asked for since the last time."""
+        """Forget blocks that were not recalled since the last call."""
         self._blocks, self._fresh = self._fresh, {}

@@ -60,7 +60,7 @@ class TrainingSummary:
 
     @property
     def facts(self) -> FitFacts:
-        """What a student keeps of it."""
+        """What a saved student keeps of the summary."""
         return FitFacts(self.windows, self.chosen, self.errors)
 
 

@@ -29,7 +29,7 @@ __all__ = [
 #: Positions in the student's lookback at which the teacher's hidden states are aligned.
 N_POSITIONS = 8
 
-#: Windows whose hidden states say how large they are.
+#: Windows to measure the mean and std of hidden states on.
 _WINDOWS_FOR_SCALE = 4096
 
 #: Rows (windows times components) whose hidden states are asked for at once.
@@ -123,6 +123,6 @@ def with_hidden_states(
     sample = hidden[:: max(1, len(hidden) // _WINDOWS_FOR_SCALE)].astype(np.float32)
     mean = sample.mean(axis=(0, 1, 2))
     std = sample.std(axis=(0, 1, 2))
-    # A number that never changes says nothing, and must not be divided by what rounding left.
+    # A hidden feature that never changes is zeroed, not divided by rounding errors.
     std = np.where(std > 1e-4 * (np.abs(mean) + std.max()), std, np.inf)
     return TeacherRows(rows.labels, hidden, mean.astype(np.float32), std.astype(np.float32))

@@ -32,7 +32,7 @@ from distilts_forecaster.windows.source import WindowSource
 
 __all__ = ["Distilled", "TrainingSummary", "distill", "fit_student"]
 
-#: Teachers that the user was told of that they take no covariates.
+#: Identities of teachers without covariates that the user was warned of: once each.
 _told: set[str] = set()
 
 
@@ -57,8 +57,8 @@ def fit_student(
 
     ``teacher`` is what :func:`~distilts_forecaster.load_teacher` takes, and not looked at where its
     weight is 0; labels are kept in ``cache_dir`` (see
-    :func:`~distilts_forecaster.teachers.stores.cache_folder`); ``warm`` is what an earlier fit
-    left. Raises what :func:`distill` and ``load_teacher`` do, and ImportError where an extra is
+    :func:`~distilts_forecaster.teachers.stores.cache_folder`); ``warm`` are sums of an earlier
+    fit. Raises what :func:`distill` and ``load_teacher`` do, and ImportError where an extra is
     missing.
     """
     settings.student.check_installed()
@@ -90,8 +90,8 @@ def distill(
     ``series`` have the same number of components. ``labeller`` forecasts up to the end of the
     target; None fits without a teacher. ``verbose`` shows progress, None on a terminal only.
     ``warm`` are sums of earlier fits, for the linear student. ValueError if there is no window for
-    the student, for the teacher or to validate on; or an alignment is insisted on that cannot be
-    had.
+    the student, for the teacher or to validate on; or an alignment asked for by name is not
+    possible.
     """
     clock = [time.perf_counter()]
     series, validation = prepare_sources(series, validation, settings)
@@ -109,7 +109,7 @@ def distill(
     fitted = fit_stage(plan, material, choice, trial, aligned_with, verbose)
     clock.append(time.perf_counter())
     seconds = _seconds(clock, asked, settings)
-    # Before the student is calibrated: labels found then were made in this fit.
+    # Before calibration, which would count labels of this fit as found in the cache.
     summary = summarise(plan, material, choice, fitted, labeller, n_windows, seconds)
     student = fitted.student
     if settings.quantiles.wanted:
@@ -154,7 +154,7 @@ def _tell_of_covariates(info: TeacherInfo) -> None:
 
 
 def _warn_of_levels(series: Sequence[WindowSource]) -> None:
-    """Warn where the teacher's float32 contexts lose the series under its level."""
+    """Warn where a series varies too little around its level for the teacher's float32."""
     relative = [(np.abs(one.location) / one.std)[one.varies].max(initial=0.0) for one in series]
     worst = float(max(relative))
     if worst > 1e5:

@@ -164,8 +164,9 @@ def choose(
 #: this over the square root of the number n of windows that do not overlap.
 _PRIOR_SCALE = 4.0
 
-#: The centre of alpha is max(8 / n**.5, 4 / n**.25), which is 8 / n where n < 1, times the
-#: teacher's relative error (the student's own over the teacher's) to the power n / 4, at most 4.
+#: The centre of alpha is max(8 / n**.5, 4 / n**.25), with 8 / n where n < 1, times ratio**power.
+#: The ratio is the student's error alone over the teacher's, at most 1; the power is n / 4, at
+#: least min(n, 1), at most 4.
 _PRIOR_SCALE_OF_FEW, _WINDOWS_PER_POWER = 8.0, 4.0
 
 #: Independent errors that a held-out window of T steps counts as.

@@ -1,4 +1,4 @@
-"""What a student says of where it comes from."""
+"""The origin of a student: data, teacher, settings and versions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe(
             if part is not None:
                 digest.update(repr(part.shape).encode())
                 digest.update(np.ascontiguousarray(part, dtype="<f4").data)
-    # The package itself is imported by now: asking sys.modules closes no circle.
+    # Importing the package here would be circular.
     own = sys.modules[__name__.partition(".")[0]]
     versions = {"distilts-forecaster": own.__version__, "python": platform.python_version()}
     versions |= {

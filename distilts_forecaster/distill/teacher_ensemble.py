@@ -70,7 +70,7 @@ class EnsembleLabeller(Labeller):
         ]
         super().__init__(teacher, stores[0], horizon, quantile_levels)
         self.step_weights = teacher.step_weights(horizon)
-        # That of the members: the same for every fit that averages the same teachers.
+        # Without the weights: all fits that average the same teachers share it.
         self.identity = repr([member.identity for member in self.members])
         self._weighed = 0
 
@@ -84,7 +84,7 @@ class EnsembleLabeller(Labeller):
         answers = self._answers(contexts, covariates, progress)
         made = average(answers, self.step_weights)
         self.n_labelled = sum(member.n_labelled for member in self.members)
-        # Labels that weights were chosen on are found again: they were made in this fit.
+        # Labels that the weights were chosen on count as made in this fit, not as found.
         self.n_from_cache = max(0, sum(m.n_from_cache for m in self.members) - self._weighed)
         self.seconds = sum(member.seconds for member in self.members)
         return made

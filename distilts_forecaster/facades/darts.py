@@ -61,19 +61,19 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     Parameters
     ----------
     input_chunk_length : int, optional
-        Steps of context the student looks at, L. Without one ``fit`` takes 512, or half the
-        length of the median series where the series have fewer than 512 windows together, or the
-        median series has none; see :func:`~distilts_forecaster.settings.fit_lengths`.
+        Steps of context the student looks at, L. By default 512, or half the median length of the
+        series where they are too short for it; see
+        :func:`~distilts_forecaster.settings.fit_lengths`.
     output_chunk_length : int, optional
-        Steps forecast at once, T. Longer forecasts feed the first ones back. Without one ``fit``
-        takes 96, or fewer where the median series is shorter than that (than three times that
-        without a teacher, or with covariates).
+        Steps forecast at once, T. Longer forecasts feed the first ones back. By default 96, or
+        fewer where the series are too short for it.
     output_chunk_shift : int, default 0
         Steps between the end of the context and the first forecast step.
     teacher : str, path-like, Darts model, callable or Teacher, default "bundled"
         Who to learn from: ``"bundled"`` (comes with the package), a hub name
-        (``"amazon/chronos-2"``), a directory with such weights, a Darts model, or a
-        function ``(contexts (N, L, C), horizon) -> (N, T, C)``.
+        (``"amazon/chronos-2"``), a directory with such weights, a Darts model, a function
+        ``(contexts (N, L, C), horizon) -> (N, T, C)``; or a list of these, averaged. See
+        :func:`~distilts_forecaster.load_teacher`.
     student : str, settings or torch.nn.Module, default "linear"
         What to fit: ``"linear"`` is solved exactly; ``"dlinear"``, ``"mlp"`` and
         ``"itransformer"`` are trained by gradient (extra ``torch``). Or one of them with
@@ -97,12 +97,12 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     alignment_weight : float, default 0.3
         beta, the weight of the alignment.
     alignment_dim : int, default 64
-        Numbers kept of each hidden state of the teacher; longer ones are projected at random.
+        Size that the teacher's hidden states are reduced to, by a random projection.
     quantiles : sequence of float, optional
         Levels to forecast, 0.5 among them. By default a point forecast. ``"mlp"`` and
         ``"itransformer"`` learn quantiles from the teacher's quantiles and from the targets. The
-        other students forecast one value; the quantiles of its held-out errors and of the
-        teacher are put around it, by step. Levels outside of the teacher's range are
+        other students forecast one value, and add to it error quantiles by step, from held-out
+        errors and the teacher's quantiles. Levels outside of the teacher's range are
         extrapolated as those of a normal distribution.
     calibrate : bool, default True
         Whether quantiles are calibrated on held-out targets, which repairs a teacher whose
@@ -111,18 +111,18 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         Whether forecasts below zero become zero: for counts and other values that cannot be
         negative.
     augmentation : float, default 0.0
-        Share of the labelled windows that is made up: mixtures of the series' own windows, with
+        Share of the labelled windows that is synthetic: mixtures of the series' own windows, with
         noise and a changing amplitude, which the teacher labels too. For series with few windows,
-        and a teacher that is much better than the student. Without covariates.
+        and a teacher that is much better than the student. Not used with covariates.
     label_budget : int, optional
         Most windows to ask the teacher for. By default all of them; set it for a
         teacher that takes milliseconds a window.
     teacher_context : int, optional
         Steps of history that the teacher sees of each window. By default as many as it
         looks at, up to 1,024, if it understands missing values (the bundled one and the
-        Chronos family do); else ``input_chunk_length``. More history makes better labels,
-        and ties them to where the series starts: for a slow teacher and a rolling
-        ``train_length``, ``input_chunk_length`` finds most of them in the cache.
+        Chronos family do); else ``input_chunk_length``. More history makes better labels, but
+        they change when the series starts elsewhere: with a slow teacher and a rolling
+        ``train_length``, set it to ``input_chunk_length`` to find most of them in the cache.
     cache_dir : path-like or False, optional
         Where the teacher's forecasts and hidden states are kept: an interrupted ``fit`` finds
         them there. By default the platform's cache directory; False keeps them in this process.
@@ -261,10 +261,10 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         verbose : bool, optional
             Overrides the model's own ``verbose``.
         warm_start : bool, default False
-            For a linear student that is fitted again and again as its series grow: keep the sums
-            over all windows, and use those of the last fit that was warm; only new windows are
-            labelled and summed. Series are scaled as in the first of these fits, which changes
-            the student by next to nothing. Sums take about two megabytes for 4,096 windows.
+            For a linear student that is fitted again as its series grow: keep the sums over all
+            windows, and reuse those of the last warm fit; only new windows are labelled and
+            summed. Series are scaled as in the first of these fits, which hardly changes the
+            student. Sums take about two megabytes for 4,096 windows.
 
         Returns
         -------
@@ -355,21 +355,20 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         n : int
             Steps to forecast; beyond ``output_chunk_length`` forecasts are fed back.
         series : TimeSeries or sequence of TimeSeries, optional
-            What to forecast; by default the series the model was fitted on. Gaps, and what is
-            missing before a series that is shorter than the context, are filled (see
+            What to forecast; by default the series the model was fitted on. Gaps are filled, and
+            so is the start of a series shorter than the context (see
             :func:`~distilts_forecaster.runtime.gaps.fill_gaps`).
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
-            If the model was fitted with some; by default those. Past covariates must reach to
-            the end of the series (and ``n - output_chunk_length`` steps on, if that is
-            more than none), future covariates ``n`` steps further, and at least
-            ``output_chunk_length``.
+            Needed if the model was fitted with some; by default those. Past covariates must reach
+            ``max(0, n - output_chunk_length)`` steps beyond the end of the series, future ones
+            ``output_chunk_shift + max(n, output_chunk_length)``.
         num_samples : int, default 1
             Sample paths to draw, of a model with ``quantiles``; 1 is the forecast itself.
         verbose, show_warnings : bool, optional
             No effect: there is nothing to show.
         predict_likelihood_parameters : bool, default False
             Return the quantiles as components, named as by Darts (``x_q0.100``), for ``n`` up to
-            ``output_chunk_length``; beyond it they are those of sample paths.
+            ``output_chunk_length``; beyond it they are taken from sample paths.
         random_state : int, optional
             Seed of the sample paths.
 
@@ -481,7 +480,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             raise ValueError("The model must be fitted before it can drift: call fit first.")
         check_integer("n_windows", n_windows, at_least=1)
         values = check_series("series", series, 1, n_components=self._n_components)
-        # In units of what the series varied by in fit: a jump must not hide in its own variance.
+        # At the scales of fit: a jump must not hide in its own variance.
         scales = self._scales if len(self._scales) == len(values) else [None] * len(values)
         prepared, *_ = _with_covariates(
             self._settings,
@@ -549,7 +548,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         """
         if past_covariates is not None or future_covariates is not None:
             raise ValueError("The model was fitted without covariates: leave them out.")
-        # None of predict's own parameters changes a forecast; what it does not know it refuses.
+        # No parameter of predict changes these forecasts; unknown ones are refused.
         unknown = set(predict_kwargs or {}) - set(inspect.signature(self.predict).parameters)
         if unknown:
             raise TypeError(f"predict has no parameters {sorted(unknown)}: see predict_kwargs.")

@@ -16,11 +16,10 @@ __all__ = ["DartsContract", "copy_parameters"]
 class DartsContract:
     """Mixin of the Darts facade: lengths, lags, and what it supports.
 
-    Lengths that the user gave never change. Where they were left open, an unfitted model tells
-    Darts the smallest lags, since any history of four points can be fitted; a fitted one those
-    of its student. A model that a backtest makes to fit it again and again (``untrained_model``)
-    tells the smallest lags throughout: otherwise the forecasts of one series would start later
-    because another series was fitted before it.
+    Lengths that the user gave never change. Where they were left open, Darts is told the smallest
+    lags before ``fit``, since four points can be fitted, and the student's after it. A model that
+    a backtest fits again (``untrained_model``) always tells the smallest: otherwise forecasts of
+    one series would start later because another series was fitted before it.
     """
 
     _settings: Settings
@@ -32,7 +31,7 @@ class DartsContract:
     uses_future_covariates: bool
 
     def _forget_covariates(self) -> None:
-        """Forget with what covariates the model was fitted before."""
+        """Forget the covariates of the fit before."""
         self.past_covariate_series = self.future_covariate_series = None
         self._expect_past_covariates = self._uses_past_covariates = False
         self._expect_future_covariates = self._uses_future_covariates = False
@@ -142,7 +141,7 @@ class DartsContract:
         """First and last lag of target, past and future covariates, and the shift."""
         length, steps = self._told_lengths
         first, last = -length, self.output_chunk_shift + steps - 1
-        # What could be used, as of Darts' torch models: a backtest that fits asks before fit.
+        # Covariates that could be used, as in Darts' torch models: backtests ask before fit.
         past = (first, -1) if self.supports_past_covariates else (None, None)
         future = (first, last) if self.supports_future_covariates else (None, None)
         return first, last, *past, *future, self.output_chunk_shift
@@ -151,7 +150,7 @@ class DartsContract:
     def _model_encoder_settings(
         self,
     ) -> tuple[int | None, int | None, bool, bool, list[int] | None, list[int] | None]:
-        """What encoders make covariates for."""
+        """Steps and kinds of the covariates that encoders make."""
         takes_past, takes_future = self.supports_past_covariates, self.supports_future_covariates
         stop = self.output_chunk_shift + self.output_chunk_length
         return self.input_chunk_length, stop, takes_past, takes_future, None, None
@@ -166,7 +165,7 @@ class DartsContract:
             self._lengths = before
 
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
-        """Forecasts without covariates can all be made in a few matrix products."""
+        """Say whether a backtest is a few matrix products: without refits and covariates."""
         uses_covariates = (
             self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
         )

@@ -1,4 +1,4 @@
-"""Covariates as Darts gives them, brought to the steps of their series."""
+"""Align covariates of Darts with the steps of their series."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def add_covariates(
     """Add covariates to their series, as far ahead as they are known.
 
     ``past`` and ``future`` are covariates by the name of their parameter, ``static`` names of the
-    static ones to use; ``target_stop`` steps beyond the end future covariates are of use. TypeError
+    static ones to use; future covariates are used up to ``target_stop`` steps beyond it. TypeError
     or ValueError if they do not fit the series.
     """
     targets = [series] if isinstance(series, TimeSeries) else list(series)
@@ -202,7 +202,7 @@ def covariates_to_predict(
         name = f"{kind}_covariates"
         given = as_list(name, covariates, len(series))
         known[kind] = None if given is None else [
-            # Of a long series the end alone.
+            # Only the end of a long series.
             rows_of(
                 name, one, target, max(0, len(target) - length), len(target) + beyond[kind],
                 len(target) + beyond[kind], kind == "future",

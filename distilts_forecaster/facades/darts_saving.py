@@ -158,8 +158,8 @@ class PortableModel(Shippable):
         Returns
         -------
         DistilledForecaster
-            Without a series to forecast: ``predict(n, series=...)``. Fitted again, it would learn
-            as the student did; the teacher is found if it was given by name.
+            ``predict`` needs ``series``. Fitted again, it learns with the student's settings, from
+            the same teacher if that was given by name.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class PortableModel(Shippable):
         return model
 
     def _adopt(self, student: Forecaster, static_names: list[str]) -> None:
-        """Be fitted, with this student."""
+        """Take over a student, as after ``fit``."""
         n_past, n_future, n_static = student.n_covariates
         if n_static != len(static_names):
             raise ValueError(
@@ -225,7 +225,7 @@ class PortableModel(Shippable):
     def _with_facts(
         self, student: Forecaster, series: TimeSeriesLike, past: Any, future: Any
     ) -> Forecaster:
-        """Add what only Darts knows to what the student says of itself."""
+        """Add to the student's info what only Darts knows: times, names, encoders."""
         every = [series] if isinstance(series, TimeSeries) else series
         covariates = [c if isinstance(c, TimeSeries) else c[0] for c in (past, future) if c]
         info = with_data(
@@ -251,7 +251,7 @@ class PortableModel(Shippable):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PortableModel:
-        """Copy everything but the teacher, which copies as itself."""
+        """Copy everything but the teacher."""
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied

@@ -30,7 +30,7 @@ def times_after(series: TimeSeries, n: int, shift: int = 0) -> pd.Index:
 def _times_after(
     end: pd.Timestamp | int, freq: Any, n: int, shift: int, name: str | None, unit: str | None
 ) -> pd.Index:
-    """Make the times; ``unit`` only tells them apart."""
+    """Make the times; ``unit`` keeps equal timestamps apart in the cache."""
     return generate_index(start=end + (1 + shift) * freq, length=n, freq=freq, name=name)
 
 
@@ -45,9 +45,8 @@ _TIME_SERIES_FIELDS = {
 def moved(template: TimeSeries, times: pd.Index, values: np.ndarray) -> TimeSeries:
     """Build a series like ``template`` at other times with other values.
 
-    The constructor checks and cleans what is already right here and takes 12
-    microseconds, as long as the forecast itself. Where Darts' series are not what
-    they were in 0.48, it is used all the same.
+    The checks of the constructor take 12 microseconds, as long as the forecast itself, and are
+    skipped, unless a TimeSeries has other attributes than in Darts 0.48.
     """
     if vars(template).keys() != _TIME_SERIES_FIELDS:
         return like(template, times, values)
@@ -63,7 +62,7 @@ def like(
 ) -> TimeSeries:
     """Build a series (n, C, S) with the components and attributes of another.
 
-    With ``names`` its components are others, and have no static covariates or hierarchy.
+    With ``names`` its components are renamed, and lose static covariates and hierarchy.
     """
     return TimeSeries(
         times=times,

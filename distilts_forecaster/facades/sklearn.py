@@ -33,8 +33,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
 
     Each row of ``X`` is a context, oldest value first; each row of ``y`` the values that
     followed it, the targets. ``fit`` asks the teacher for forecasts from the rows of ``X`` and
-    fits the student to them and to ``y``; ``predict`` runs the student alone. The student
-    commutes with shifts and scales of a row, so the windows need no scaling.
+    fits the student to them and to ``y``; ``predict`` runs the student alone. Rows need no
+    scaling: a shifted and scaled row has the shifted and scaled forecast.
 
     Parameters
     ----------
@@ -169,8 +169,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If a parameter is not what it can be, or ``X`` and ``y`` are not finite numbers of
-            these shapes, before the teacher is asked.
+            If a parameter is invalid, or ``X`` and ``y`` are not finite numbers of these shapes;
+            before the teacher is asked.
         ImportError
             If student or teacher need an extra that is not installed.
         """

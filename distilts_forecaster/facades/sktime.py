@@ -67,15 +67,12 @@ class DistilledForecaster(Shippable, BaseForecaster):
     Parameters
     ----------
     input_chunk_length : int, optional
-        Steps of context, L. Without one ``fit`` takes 512, or half the length of the median
-        series where the series have fewer than 512 windows together, or the median series has
-        none; see :func:`~distilts_forecaster.settings.fit_lengths`.
+        Steps of context, L. By default 512, or half the median length of the series where they
+        are too short for it; see :func:`~distilts_forecaster.settings.fit_lengths`.
     output_chunk_length : int, optional
-        Steps forecast at once, T. Without one ``fit`` takes as many as the ``fh`` of ``fit``
-        reaches, or 96, or fewer where the median series is shorter than that (than three times
-        that without a teacher, or with ``X``). Longer forecasts feed the first ones back.
+        Steps forecast at once, T. Longer forecasts feed the first ones back. By default up to the
+        last step of the ``fh`` of ``fit``, or 96; fewer where the series are too short for it.
     teacher : str, path-like, sktime forecaster, callable or Teacher, default "bundled"
-        See :class:`~distilts_forecaster.DistilledForecaster` of Darts.
     student : str, settings or torch.nn.Module, default "linear"
     distillation_weight : float or "auto", default "auto"
     horizon_weights : float, str, sequence of float or callable, default 1.0
@@ -90,7 +87,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
     cache_dir : path-like or False, optional
     random_state : int, optional
     verbose : bool, optional
-        As there.
+        All as in :class:`~distilts_forecaster.DistilledForecaster` of Darts.
 
     Attributes
     ----------
@@ -105,19 +102,18 @@ class DistilledForecaster(Shippable, BaseForecaster):
 
     Notes
     -----
-    ``predict_quantiles`` and ``predict_interval`` put around the forecasts the quantiles of the
-    errors on held-out windows (the last fifth of each series) and those of the teacher, by step
-    and in units of the context's standard deviation. Beyond T sample paths are fed back.
+    ``predict_quantiles`` and ``predict_interval`` add error quantiles to the forecasts, by step and
+    in units of the context's standard deviation. They are those of the errors on held-out windows
+    (the last fifth of each series), pooled with the teacher's. Beyond T sample paths are fed back.
 
-    NaN means missing. Gaps of a context, and what is missing before a history that is shorter,
-    are filled (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); a missing target counts
-    in no loss. In-sample forecasts are made one step ahead, from what came before;
-    the first step of a series has nothing before it, and is forecast by itself.
+    NaN means missing. Gaps of a context, and the start of a history shorter than it, are filled
+    (see :func:`~distilts_forecaster.runtime.gaps.fill_gaps`); a missing target counts in no loss.
+    In-sample forecasts are made one step ahead, from what came before; the first step of a series
+    has nothing before it, and is forecast from itself.
 
-    ``X`` is known over the horizon, its gaps are interpolated, and a teacher that takes
-    covariates sees it too. ``predict`` needs its rows for every step up to the last of
-    ``fh``; it uses those up to the end of the student's T steps where they are known, and
-    repeats the last one where they are not.
+    Gaps of ``X`` are interpolated, and a teacher that takes covariates sees ``X`` too.
+    ``predict`` needs rows of ``X`` for every step up to the last of ``fh``. Of later steps the
+    student uses the rows that are given, up to its T steps, and repeats the last one.
 
     ``update`` moves the point to forecast from; with ``update_params=True`` it also fits again
     on everything seen, unless the student was pretrained. Only windows that are new are
@@ -156,7 +152,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
         "requires-fh-in-fit": False,
     }
 
-    # What is remembered is remembered here, once.
+    # This class keeps the data itself; sktime must not keep it again.
     _config: ClassVar = {"remember_data": False}
 
     def __init__(
@@ -215,7 +211,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
         student : Forecaster, str or path-like
             A student, a directory that :meth:`save_student` wrote, or a name on the hub.
         covariate_names : sequence, optional
-            The columns of ``X`` that it was fitted with, where it was fitted by another facade, or
+            The columns of ``X`` that it was fitted with. Needed if another facade fitted it, or
             they are neither text nor integers.
 
         Returns
@@ -441,7 +437,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
         steps = [steps_ahead(fh, one) for one in self._instances]
         wanted = [max(0, int(some.max())) for some in steps]
         ahead = self.student_.output_chunk_length
-        # Whole chunks: what is forecast of a step does not depend on which others are wanted.
+        # Whole chunks: the forecast of a step must not depend on the other steps wanted.
         horizon = max(wanted)
         if self.covariate_names_ is not None:
             horizon = -(-max(1, horizon) // ahead) * ahead

@@ -61,7 +61,7 @@ def take_apart(
 
 
 def steps_ahead(fh: ForecastingHorizon, instance: Instance) -> np.ndarray:
-    """Return how far from the end of a series each step wanted is: 1 is the next.
+    """Return the steps of ``fh``, counted from the end of a series: 1 is the next.
 
     ValueError if a step lies before the start of the series.
     """
@@ -83,7 +83,7 @@ def covariates_ahead(
 ) -> list[np.ndarray | None]:
     """Return the covariates after the end of each series, as far as they are known.
 
-    Between ``wanted`` steps, which each series needs, and ``most``, which are of use: (n, F) each,
+    Between ``wanted`` steps, which each series needs, and ``most``, which are used: (n, F) each,
     or None where the student takes none. ValueError if ``X`` lacks columns, series, rows or values.
     """
     if columns is None:
@@ -165,7 +165,7 @@ def _rows(
 
 
 def _check_regular(one: Instance) -> None:
-    """Raise ValueError if steps are not all alike: they are counted, not looked up."""
+    """Raise ValueError unless times are evenly spaced: steps are counted, not looked up."""
     times = one.times
     if isinstance(times, pd.DatetimeIndex):
         regular = len(times) < 3 or getattr(one.cutoff, "freq", None) is not None

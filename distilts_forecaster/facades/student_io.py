@@ -1,4 +1,4 @@
-"""What facades share: their fitted student leaves as files, or as a graph."""
+"""What facades share: save, upload, export and load their student."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
 
 
 def _recall_student(told: Any, student: Forecaster) -> Any:
-    """Return the settings of a student as they were, or by what it is."""
+    """Return the settings of a student as recorded, else those of its kind."""
     kinds: dict[str, Any] = {k.__name__: k for k in (Linear, DLinear, MLP, ITransformer)}
     if isinstance(told, Mapping) and told.get("kind") in kinds:
         kind = kinds[str(told["kind"])]

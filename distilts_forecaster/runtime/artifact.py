@@ -45,8 +45,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 
-#: What a configuration may hold at most: bytes of it, and numbers in it. A student of this size
-#: would not be small.
+#: Largest configuration: its bytes, and the numbers in it. No small student has more.
 _MOST_BYTES = 4 * 2**20
 _MOST_STEPS = 2**20
 _MOST_SIZE = 2**16
@@ -89,9 +88,9 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
         If the student is a module of the user's own, which is code: export it to ONNX, or save
         the model.
     ValueError
-        If the directory holds a ``README.md``, ``config.json`` or ``model.safetensors`` that is
-        none of a student; or the student could not be loaded again: its numbers are not finite,
-        say. Nothing is written then.
+        If the directory holds a ``README.md``, ``config.json`` or ``model.safetensors`` of
+        something else; or the student could not be loaded again, since its numbers are not
+        finite, say. Nothing is written then.
 
     Examples
     --------
@@ -139,7 +138,7 @@ def _write(contents: Mapping[str, bytes], folder: Path) -> None:
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return what tells arrays from others."""
+    """Return a digest of arrays and their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + arrays[name].tobytes())
@@ -272,7 +271,7 @@ def load_student(
 
 
 def _file(directory: Path, name: str) -> Path:
-    """Return where a file of the directory is, which must be inside of it."""
+    """Return the path of a file, which must lie inside the directory."""
     path = directory / name
     try:
         resolved, root = path.resolve(strict=True), directory.resolve(strict=True)
@@ -320,12 +319,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> None:
-    """Refuse what is no JSON."""
+    """Raise ValueError: NaN and infinity are no JSON."""
     raise ValueError(f"{constant} is no number in JSON")
 
 
 def _finite(text: str) -> float:
-    """Return a number that is one."""
+    """Return a finite number, or raise ValueError."""
     value = float(text)
     if not math.isfinite(value):
         _refuse(text)
@@ -333,7 +332,7 @@ def _finite(text: str) -> float:
 
 
 def _check_config(config: dict[str, Any], kind: str) -> None:
-    """Raise ValueError unless all settings are there, and what they can be."""
+    """Raise ValueError unless all settings are there and valid."""
     missing = (_KEYS if kind == "linear" else _KEYS | {"sizes", "quantile_levels"}) - config.keys()
     if missing:
         raise ValueError(f"{', '.join(sorted(missing))} missing.")
@@ -371,7 +370,7 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Say whether it is a number, not larger than what can be meant."""
+    """Say whether ``value`` is a number below 1e300 in size."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -394,7 +393,7 @@ def _levels(values: Any) -> tuple[float, ...]:
 
 
 def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Read the arrays, whose names and types are checked before they are."""
+    """Check the names and types of the arrays, then read them."""
     from safetensors import SafetensorError, safe_open
 
     path, where = _file(directory, WEIGHTS_FILE), directory / WEIGHTS_FILE
@@ -428,7 +427,7 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
         if name.removeprefix(_EFFECTS) in _SCALES and not (
             array.ndim == 2 and len(array) == 2 and array.size and (array[1] > 0).all()
         ):
-            raise ValueError(f"{where}: {name} must be means and positive deviations.")
+            raise ValueError(f"{where}: {name} must be means and positive standard deviations.")
     return arrays
 
 

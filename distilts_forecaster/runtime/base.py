@@ -1,4 +1,4 @@
-"""What every fitted student does with arrays, whatever it is: NumPy only."""
+"""The base of all fitted students: forecasts, quantiles and sample paths of arrays, NumPy only."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["Forecaster"]
 #: Windows (times sample paths) forecast at once: bounds the memory of a large batch.
 _WINDOWS_PER_CHUNK = 8192
 
-#: Sample paths that quantiles beyond T are made of, and the parts that each path's own
-#: distribution counts for.
+#: Sample paths that quantiles beyond T are taken from, and the levels taken of the distribution
+#: of each.
 _N_PATHS = 64
 _EQUAL_PARTS = tuple((k + 0.5) / 9 for k in range(9))
 
@@ -87,8 +87,8 @@ class Forecaster:
             Steps to forecast; by default ``output_chunk_length``. Beyond it the
             forecast is fed back as context.
         past_covariates : numpy.ndarray, shape (N, L + max(0, horizon - T), P), optional
-            If the student was fitted with some: from the first step of the context on.
-            Without N for a single window; complete, as all covariates.
+            Needed if the student was fitted with some, from the first step of the context on. A
+            single window has no axis N. NaN is not allowed in any covariates.
         future_covariates : numpy.ndarray, shape (N, L + max(horizon, T), F), optional
             The context's, then the forecast's.
         static_covariates : numpy.ndarray, shape (N, C, S), optional
@@ -126,10 +126,10 @@ class Forecaster:
     ) -> np.ndarray:
         """Forecast quantiles of the steps that follow each context.
 
-        Widths are in units of the context's standard deviation: after a constant context they
-        are zero. Beyond ``output_chunk_length`` not one forecast is fed back but 64 sample paths,
-        always the same; the quantiles are those of what follows all of them. So they widen as
-        uncertainty adds up, around the forecast of :meth:`predict`.
+        Error quantiles are multiplied by the context's standard deviation: zero after a constant
+        context. Beyond ``output_chunk_length`` 64 sample paths (always the same) are fed back
+        instead of one forecast, and their quantiles are returned. So these widen as uncertainty
+        adds up, around the forecast of :meth:`predict`.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class Forecaster:
             As for :meth:`predict`.
         quantile_levels : sequence of float, optional
             Increasing, between 0 and 1. By default those that the student knows; others are
-            interpolated, on the scale on which a normal distribution is a line.
+            interpolated, see :func:`~distilts_forecaster.runtime.quantiles.interpolate_levels`.
 
         Returns
         -------
@@ -180,8 +180,8 @@ class Forecaster:
     ) -> np.ndarray:
         """Draw paths of what may follow each context.
 
-        The errors of neighbouring steps of a path resemble each other as much as those on
-        held-out windows did. Beyond ``output_chunk_length`` each path is its own context.
+        Errors of neighbouring steps of a path have the autocorrelation of those on held-out
+        windows. Beyond ``output_chunk_length`` each path is fed back as its own context.
 
         Parameters
         ----------
@@ -312,8 +312,8 @@ class Forecaster:
                 for i in starts
             )
             return np.concatenate([self._in_parts(forecast, *part, paths) for part in parts])
-        # A gap makes the forecast NaN: looking for it there is shorter, and the sum is finite if
-        # every value is. Drawn paths are not drawn twice: there the contexts are looked at.
+        # A gap makes the forecast NaN, and its sum: that is faster to look at than the contexts.
+        # Sample paths must not be drawn twice, so for them the contexts are looked at first.
         made = forecast(windows, covariates) if paths == 1 else None
         if made is None or not math.isfinite(made.sum()):
             if np.isinf(windows).any():
@@ -333,7 +333,7 @@ class Forecaster:
         windows: np.ndarray,
         covariates: Covariates,
     ) -> np.ndarray:
-        """Forecast windows with their gaps filled; NaN for components that are one gap."""
+        """Forecast windows with their gaps filled; NaN for components without any value."""
         filled, unknown = complete(windows, self.period)
         made = forecast(filled, covariates)
         if unknown is not None:
@@ -431,10 +431,10 @@ class Forecaster:
             if not pooled:
                 pooled.append(interpolate_levels(made[:, 0], errors.levels, levels))
                 median = interpolate_levels(made[:, 0, -1], errors.levels, (0.5,))
-                # How far the median is from the forecast stays as it is at step T.
+                # The median keeps the distance from the forecast that it has at step T.
                 kept = median[:, None] - point[:, made.shape[2] - 1, None, :, None]
                 continue
-            # Of each path's own distribution equal parts: (N, steps, C, P * parts).
+            # Equal parts of each path's own distribution: (N, steps, C, P * parts).
             parts = interpolate_levels(made, errors.levels, _EQUAL_PARTS)
             n, _, steps, components, _ = parts.shape
             mixed = np.moveaxis(parts, 1, 3).reshape(n, steps, components, -1)
@@ -455,17 +455,17 @@ class Forecaster:
         return self._with("error_quantiles", errors)
 
     def with_info(self, info: StudentInfo | None) -> Self:
-        """Return the same student with another account of where it comes from."""
+        """Return the same student with another ``info``."""
         return self._with("info", info)
 
     def _with(self, name: str, value: Any) -> Self:
-        """Return a copy with another value, students being frozen or not."""
+        """Return a copy with another value, even of a frozen student."""
         other = copy.copy(self)
         object.__setattr__(other, name, value)
         return other
 
     def central_forecast(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Return what quantiles of the errors are put around.
+        """Return the forecast that error quantiles are added to.
 
         Parameters
         ----------

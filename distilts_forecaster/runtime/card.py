@@ -27,7 +27,7 @@ student.predict(context)  # {shape}; the last {length:,} steps, NaN where missin
 def write_card(student: Forecaster, n_bytes: int) -> str:
     """Write the model card of a student, as Markdown with the hub's header.
 
-    It tells what ``info`` does; without one, what can be seen. The weights have ``n_bytes``.
+    It tells what ``info`` holds; without one, most is unknown. The weights have ``n_bytes``.
     """
     info = student.info or StudentInfo()
     kind = getattr(student, "kind", "linear")
@@ -105,7 +105,7 @@ def _describe_errors(info: StudentInfo) -> list[str]:
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:
-    """Return a table of two columns, its cells without what would break it."""
+    """Return a Markdown table of two columns."""
     if not rows:
         return ["unknown"]
     cells = [

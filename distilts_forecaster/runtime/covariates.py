@@ -1,4 +1,4 @@
-"""What is known beside the target, and the scale on which students see it: NumPy only."""
+"""Covariates, and the scale on which students see them: NumPy only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Covariates:
         return Covariates(*(None if c is None else c[chosen] for c in self.by_kind()))
 
     def chunk(self, start: int, length: int, steps: int) -> Covariates:
-        """Return what a chunk sees whose context begins ``start`` steps later."""
+        """Return the covariates of a chunk whose context begins ``start`` steps later."""
         past = None if self.past is None else self.past[:, start : start + length]
         future = None if self.future is None else self.future[:, start : start + length + steps]
         return Covariates(past, future, self.static)

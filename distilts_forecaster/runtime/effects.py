@@ -42,7 +42,7 @@ class Effects:
     knots: np.ndarray | None = None
 
     def features(self, covariates: Covariates, matrix: np.ndarray) -> np.ndarray:
-        """Return what the effect is linear in.
+        """Return the features that the effect is linear in.
 
         Parameters
         ----------

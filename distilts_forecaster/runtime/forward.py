@@ -23,7 +23,7 @@ SIZES = {
     "mlp": ("hidden_size", "n_blocks"),
 }
 
-#: Numbers that the MLP condenses the covariates of one step to.
+#: Size that the MLP reduces the covariates of one step to.
 STEP_SIZE = 4
 
 Arrays = Mapping[str, np.ndarray]
@@ -69,7 +69,7 @@ class Operations(Protocol):
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is, but for its fitted arrays.
+    """A network without its fitted arrays: kind, sizes and shapes.
 
     ``sizes`` are those of :data:`SIZES`, ``n_covariates`` past, future and static ones: P, F and S.
     ValueError if there is no such kind, or it has other sizes.

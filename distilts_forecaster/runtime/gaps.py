@@ -10,11 +10,11 @@ __all__ = ["carry_forward", "complete", "fill_covariates", "fill_gaps"]
 def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
     """Fill the gaps of windows, each component of each window by itself.
 
-    Nothing but the window's own values is looked at, so that what comes after a context never
-    leaks into it. Gaps of up to a sixth of a season are interpolated in time. Longer ones,
-    and those at either end (a gap before the first value is a history that is shorter than
-    the window), are interpolated along each phase of the season, from the same hour of the
-    days around; without a season they are interpolated in time too, and the ends continued.
+    Only the window's own values are used, so nothing after a context leaks into it. Gaps of up to
+    a sixth of a season are interpolated in time. Longer gaps, and those at either end (a history
+    shorter than the window has a gap at its start), are interpolated from the same phase of the
+    seasons around: from the same hour of other days, say. Without a season they are interpolated
+    in time too, and the ends continued.
 
     Parameters
     ----------

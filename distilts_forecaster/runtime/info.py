@@ -234,7 +234,7 @@ class StudentInfo:
 
     @classmethod
     def from_json(cls, told: Any) -> Self | None:
-        """Read facts, believing nothing.
+        """Read facts, and check each of them.
 
         Parameters
         ----------
@@ -319,7 +319,7 @@ def _read(
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON can hold it; what it cannot hold is described.
+    """Return a value in JSON's types; anything else becomes its name, or its type's.
 
     >>> as_json({"levels": (0.1, np.float32(0.5)), "path": np.arange(2)})
     {'levels': [0.1, 0.5], 'path': [0, 1]}

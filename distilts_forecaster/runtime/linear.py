@@ -96,7 +96,7 @@ class LinearForecaster(Forecaster):
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """The matrix by which covariates are expected: (L, T), the components' mean."""
+        """The matrix (L, T) that forecasts covariates: the mean over components."""
         return self.weights.mean(axis=0)
 
     @cached_property

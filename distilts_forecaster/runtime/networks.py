@@ -26,7 +26,7 @@ _NUMPY = NumpyOperations()
 class ScaledForecaster(Forecaster):
     """A network between two scalings: ``mean + std * network((context - mean) / std)``.
 
-    Commutes with shift and scale of each component, whatever the network is.
+    A component that is shifted and scaled has a forecast that is shifted and scaled alike.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class NetworkForecaster(ScaledForecaster):
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What the network is, but for its arrays."""
+        """The network without its arrays."""
         return Architecture(
             self.kind,
             self.sizes,

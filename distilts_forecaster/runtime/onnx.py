@@ -59,8 +59,8 @@ class Export:
     quantile_levels : tuple of float
         Of the output ``quantiles``; empty for a point forecast.
     largest_difference, rms_difference : float
-        How far forecasts and quantiles of the graph, run by onnxruntime, are from the student's
-        on contexts that were made up, in units of each context's standard deviation.
+        Differences between the graph, run by onnxruntime, and the student, in forecasts and
+        quantiles of random contexts, in units of each context's standard deviation.
     """
 
     path: Path
@@ -89,8 +89,8 @@ def export_onnx(
     path : path-like
         Where to write; nothing is left there if it fails.
     quantile_levels : sequence of float, optional
-        Levels of the output ``quantiles``, increasing; by default those that the student knows. Of
-        none there is no such output, which is faster.
+        Levels of the output ``quantiles``, increasing; by default the student's. An empty list
+        leaves the output out, which is faster.
     precision : {"float32", "float16", "int8"}, default "float32"
         Of the weights in the file: half or a quarter of the bytes. They are turned into float32
         when the graph is loaded, so that nothing becomes slower, and no window's forecast depends
@@ -103,8 +103,8 @@ def export_onnx(
     Raises
     ------
     ValueError
-        If levels or precision are not what they can be, a module of the user's own is to be
-        exported in another precision, or the graph forecasts something else than the student.
+        If levels, path or precision are invalid, a module of the user's own is to be exported in
+        another precision than float32, or the graph's forecasts differ from the student's.
     ImportError
         If onnx or onnxruntime are not installed.
 
@@ -350,7 +350,7 @@ class _Graph:
     ) -> dict[str, str]:
         """Add everything, and return the results' names."""
         rows = self.op("Transpose", "context", perm=[0, 2, 1])  # (N, C, L)
-        # All but the last value's own part is computed without the level: float32 stays precise.
+        # The last value is subtracted here and added at the end: float32 stays precise.
         last = self.cut(rows, 2, -1)
         moved = self.op("Sub", rows, last)
         mean = self.op("ReduceMean", moved, axes=[2])
@@ -442,7 +442,7 @@ class _Graph:
                 bent = self.op("Sub", bent, self.array(effects.knots[which, at]))
                 values = self.op("Concat", values, self.op("Relu", bent), axis=2)
             columns = self.op("Transpose", values, perm=[0, 2, 1])
-            # What the matrix expects of it, the mean folded in as for the target.
+            # The matrix's forecast of them, with the mean folded in as for the target.
             expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(folded))
             innovation = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
             n = effects.scales.future.shape[1] + len(which)

@@ -22,7 +22,7 @@ LEVELS = (
 def interpolate_levels(
     values: np.ndarray, known: Sequence[float], wanted: Sequence[float]
 ) -> np.ndarray:
-    """Interpolate quantiles (..., Q) on the scale on which a normal distribution is a line.
+    """Interpolate quantiles (..., Q), linearly in the quantiles of the standard normal.
 
     Beyond the levels that are known, the line through the last two goes on: tails are those of a
     normal distribution.
@@ -57,12 +57,12 @@ def values_at(quantiles: np.ndarray, levels: Sequence[float], latent: np.ndarray
 
 @lru_cache(maxsize=64)
 def _scores(levels: tuple[float, ...]) -> np.ndarray:
-    """Return the quantiles of the normal distribution: computed once, asked for at each call."""
+    """Return the quantiles of the standard normal distribution, from a cache."""
     return np.array([NormalDist().inv_cdf(level) for level in levels])
 
 
 def _between(levels: tuple[float, ...], latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return between which levels normal numbers lie: the right one, and the share of the way."""
+    """Return the level right of each normal number, and its share of the way from the left one."""
     at = _scores(levels)
     right = np.clip(np.searchsorted(at, latent), 1, len(at) - 1)
     return right, (latent - at[right - 1]) / (at[right] - at[right - 1])
@@ -93,9 +93,8 @@ class ErrorQuantiles:
     Attributes
     ----------
     offsets : numpy.ndarray of float32, shape (T, Q)
-        What is added to the forecast; not decreasing along the second axis, so that
-        quantiles never cross. For a student that forecasts quantiles itself, what each of
-        them is moved by.
+        Added to the forecast, where they do not decrease along the second axis, so that quantiles
+        never cross; or added to each of the quantiles that the student itself forecasts.
     levels : tuple of float, length Q
     error_autocorrelation : float
         Correlation of the errors of neighbouring steps: what sample paths look like.

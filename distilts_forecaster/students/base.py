@@ -1,4 +1,4 @@
-"""What every kind of student answers, and what it is fitted to."""
+"""The interface of all kinds of students, and what they are fitted to."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Alignment:
     """How the student's hidden states are aligned with the teacher's.
 
     ``kind`` "auto" is factorised where both sides have hidden states, None never aligns. ``weight``
-    is beta, ``size`` the numbers that are kept of each hidden state of the teacher.
+    is beta, ``size`` what the teacher's hidden states are reduced to.
     """
 
     kind: str | None = "auto"
@@ -238,7 +238,7 @@ class Training:
 class StudentSettings(ABC):
     """Settings of a kind of student, which know how it is fitted.
 
-    ``is_matrix``: it is one matrix. Covariates then act on what it misses, it forecasts no
+    ``is_matrix``: it is one matrix. Covariates are then fitted to its errors, it forecasts no
     quantiles itself, and it has no hidden states. ``is_exact``: it is solved from sums; other
     students are trained on the windows themselves. ``per_component``: each component has a matrix
     of its own. ``ridge`` is lambda of the exact solution.
@@ -283,8 +283,8 @@ class NetworkSettings(StudentSettings):
         """Build the network as it starts."""
 
     def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> None:
-        """Set what can start at the exact solution, weights (K, L, T), which is made if needed."""
+        """Start the network, if it can, at the exact solution ``exact()``: weights (K, L, T)."""
 
     @abstractmethod
     def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
-        """Return what forecasts as a fitted network does."""
+        """Return a forecaster that runs the fitted network."""

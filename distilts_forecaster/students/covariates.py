@@ -1,4 +1,4 @@
-"""What covariates add to a linear student: least squares of what it misses without them.
+"""The effects of covariates on a linear student: least squares of its errors without them.
 
 The sums over windows are made once; each penalty is then a few small solves, and its error on
 held-out windows is a quadratic form of their sums.
@@ -46,7 +46,7 @@ class EffectSums:
     """Sums over windows from which effects are solved, by component and step.
 
     ``gram`` (C, horizon, B, B) is of the features, ``cross`` (C, horizon, B) of the features with
-    what the student misses, ``power`` the sum of squares of that; ``n_known`` targets are known.
+    the student's errors, ``power`` the sum of squares of that; ``n_known`` targets are known.
     """
 
     gram: np.ndarray
@@ -122,7 +122,7 @@ def choose_penalty(sums: EffectSums, held_out: EffectSums, effects: Effects) -> 
 def _misses(
     student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield features times the contexts' std (n, horizon, C, B), and misses (n, horizon, C)."""
+    """Yield features times the contexts' std (n, horizon, C, B), and errors (n, horizon, C)."""
     chunks = Chunks(
         student.input_chunk_length, student.output_chunk_length, student.output_chunk_shift
     )

@@ -25,7 +25,7 @@ __all__ = ["DLinearNetwork", "ITransformerNetwork", "MLPNetwork"]
 
 
 class DLinearNetwork(nn.Module):
-    """Two linear maps, of a moving average and of what it leaves (Zeng et al., AAAI 2023).
+    """Two linear maps, of a moving average and of the remainder (Zeng et al., AAAI 2023).
 
     Without biases: with instance normalisation the whole is one matrix, see :meth:`fold`. The
     average is over ``kernel_size`` steps, odd; None does not decompose.

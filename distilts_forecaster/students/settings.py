@@ -110,7 +110,7 @@ class _Trained(NetworkSettings):
     """What networks of this package and the user's own have in common."""
 
     def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:
-        """Return what forecasts as a fitted network does, in NumPy."""
+        """Return a NumPy forecaster that runs the fitted network."""
         kind = type(self).__name__.lower()
         state = network.state_dict()
         return NetworkForecaster(
@@ -146,8 +146,8 @@ class DLinear(_Trained):
     Parameters
     ----------
     kernel_size : int or None, default 25
-        Steps of the moving average, odd. None does not decompose: what is trained is then
-        the exact student's problem, by gradient.
+        Steps of the moving average, odd. None does not decompose: the exact student's problem,
+        solved by gradient.
     training : Training
 
     Raises
@@ -247,8 +247,8 @@ class ITransformer(_Trained):
 class MLP(_Trained):
     """A residual MLP over the lookback, beside a linear map; takes covariates.
 
-    The linear map starts at the exact student, the residual at nothing: training keeps
-    what improves the error on held-out windows.
+    The linear map starts at the exact student, the residual at zero. The epoch with the smallest
+    held-out error is kept.
 
     Parameters
     ----------

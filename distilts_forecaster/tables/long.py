@@ -110,7 +110,7 @@ def _names(id: str, time: str, target: str | Sequence[str]) -> list[str]:
 def _to_series(
     key: Any, group: pd.DataFrame, id: str, time: str, targets: list[str], freq: str | int | None
 ) -> Any:
-    """Build the Darts series of one id, which it remembers as it is."""
+    """Build the Darts series of one id, with the id as metadata."""
     from darts import TimeSeries
 
     group = group.sort_values(time, kind="stable")
@@ -144,8 +144,8 @@ def to_long(
     Parameters
     ----------
     series : TimeSeries, sequence of TimeSeries, or a panel of sktime
-        A series of Darts with ``id`` neither among its metadata nor its static covariates is
-        called by its place: 0, 1, ...
+        The id of a Darts series is read from its metadata or static covariates; without one it is
+        its place: 0, 1, ...
     id, time : str, default "unique_id" and "ds"
         Names of the columns.
     target : str or sequence of str, default "y"

@@ -131,7 +131,7 @@ def _called(source: str) -> str:
 
 
 def _read_frame(source: str, id: str | None) -> pd.DataFrame:
-    """Read CSV or Parquet. Of CSV, what says which series stays text: 007 is not 7."""
+    """Read CSV or Parquet. Ids in CSV stay text: 007 is not 7."""
     if source == "-" and sys.stdin is None:
         raise ValueError("There is no standard input.")
     content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
@@ -153,7 +153,7 @@ def _read_frame(source: str, id: str | None) -> pd.DataFrame:
     try:
         names = pd.read_csv(io.BytesIO(content), nrows=0, index_col=False, **options).columns
         ids = [name for name in names if name == id or (id is None and name.lower() in _ID_NAMES)]
-        # Not as a type: NA is an id.
+        # With dtype=str instead, the id NA would be missing.
         frame = pd.read_csv(
             io.BytesIO(content), index_col=False, converters=dict.fromkeys(ids, str), **options
         )
@@ -174,7 +174,7 @@ def _find(frame: pd.DataFrame, option: str, given: str | None, usual: Sequence[s
 
 
 def _counts_rows(column: pd.Series) -> bool:
-    """Say whether a column called id tells rows, not series: numbers, none of them twice."""
+    """Say whether a column called id numbers the rows, not the series: all numbers differ."""
     if len(column) < 2 or not column.is_unique:
         return False
     return bool(pd.to_numeric(column, errors="coerce").notna().all())

@@ -71,7 +71,7 @@ def _parse(text: pd.Series, form: str) -> pd.Series | None:
 
 
 def _without_zone(times: pd.Series) -> pd.DatetimeIndex:
-    """Return times in UTC, without saying so."""
+    """Return times in UTC, without a time zone."""
     index = pd.DatetimeIndex(times)
     return index if index.tz is None else index.tz_convert("UTC").tz_localize(None)
 
@@ -85,7 +85,7 @@ def _n_steps(times: pd.Series) -> int:
 
 
 def _from_numbers(column: pd.Series) -> pd.Index:
-    """Read whole numbers: dates where all of them are written like some."""
+    """Read whole numbers: as dates if all can be read as 20240131 or 202401."""
     numbers = column.to_numpy(np.float64)
     if not (np.abs(numbers) < 2**53).all() or (numbers != np.round(numbers)).any():
         raise ValueError(f"The column {column.name} must hold dates or whole numbers.")

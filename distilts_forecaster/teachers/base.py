@@ -1,8 +1,8 @@
-"""What a teacher is, and how to get one from what a user writes.
+"""The interface of teachers.
 
-A teacher is any object with :attr:`Teacher.info` and :meth:`Teacher.forecast`;
-nothing needs to be inherited. :func:`load_teacher` turns a specification (a name,
-a directory, a Darts model, a function) into one.
+A teacher is any object with :attr:`Teacher.info` and :meth:`Teacher.forecast`; nothing needs to be
+inherited. :func:`~distilts_forecaster.load_teacher` makes one of a name, a directory, a model or a
+function.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TeacherForecast:
 
 @dataclass(frozen=True)
 class TeacherInfo:
-    """Who a teacher is, and what it can be asked.
+    """Name, revision and abilities of a teacher.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ def ask(
 
 @runtime_checkable
 class HiddenTeacher(Teacher, Protocol):
-    """A teacher that also shows what it makes of a context, for alignment."""
+    """A teacher with hidden states, for alignment."""
 
     def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         """Return the states that stand for given steps of each context.
@@ -229,7 +229,7 @@ def interpolate_quantiles(
 
 
 class WrappedTeacher:
-    """What teachers made of somebody else's model have in common.
+    """Base of the teachers that wrap a model of another library.
 
     Labels without a revision belong to the very object that is ``wrapped``.
     """

@@ -37,7 +37,7 @@ ROWS_PER_BATCH = 256
 #: Sample paths drawn from Chronos-T5, which has no quantiles of its own.
 T5_SAMPLES = 20
 
-#: What makes one model differ from another.
+#: Files that the digest of a model covers.
 _FILES = ("*.json", "*.safetensors", "*.bin")
 
 #: Pipelines kept loaded in this process, most recently used last.

@@ -22,7 +22,7 @@ from distilts_forecaster.teachers.base import (
 
 __all__ = ["DartsTeacher", "timesfm"]
 
-#: Steps that TimesFM is shown at most, and forecasts in one pass.
+#: Most steps of context that TimesFM sees, and the steps that it forecasts in one pass.
 _TIMESFM_CONTEXT, _TIMESFM_HORIZON = 1024, 128
 
 #: Sample paths drawn from a probabilistic model for each quantile forecast.
@@ -62,9 +62,9 @@ class DartsTeacher(WrappedTeacher):
     Raises
     ------
     ValueError
-        If a global model is neither fitted nor a foundation model, or uses
-        covariates, or only one of ``name`` and ``revision`` is given, or there is no
-        such ``hidden_module``.
+        If a global model is neither fitted nor a foundation model; a local model uses
+        covariates, or any model static covariates, encoders or an output_chunk_shift; only one
+        of ``name`` and ``revision`` is given; or there is no such ``hidden_module``.
 
     Examples
     --------
@@ -316,10 +316,10 @@ class DartsTeacher(WrappedTeacher):
         return made
 
     def _without_logs(self) -> dict[str, Any]:
-        """Return the trainer of a torch model that leaves no files where it forecasts.
+        """Return a trainer that writes no files when a torch model forecasts.
 
-        A model that was saved clean has lost its settings, and Lightning's own are to write a
-        folder of logs for every call.
+        By default Lightning writes a folder of logs for every call, and a model that was saved
+        clean has lost the settings that prevent it.
         """
         if not self._is_torch:
             return {}

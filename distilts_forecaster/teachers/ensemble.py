@@ -24,8 +24,8 @@ _SHRINKAGE = 0.05
 class Ensemble:
     """Teachers to average, as a user writes them.
 
-    Each one's forecasts are kept in the label cache by themselves: adding a member, or changing
-    weights, asks nobody again.
+    The label cache keeps the forecasts of each member apart: after adding a member, or changing
+    weights, no teacher forecasts again what it has forecast before.
 
     Parameters
     ----------

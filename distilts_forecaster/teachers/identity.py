@@ -1,4 +1,4 @@
-"""What tells a teacher's labels from those of all others."""
+"""The identity under which a teacher's labels are cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _tokens: dict[tuple[int, int], tuple[object, str]] = {}
 
 
 def cache_identity(teacher: Teacher) -> str:
-    """Return what tells a teacher's labels from all others.
+    """Return the identity under which a teacher's labels are cached.
 
     With a revision: name, revision and precision. Without: a token for the very function, model or
     object, in this process.

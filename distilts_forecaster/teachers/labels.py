@@ -1,9 +1,9 @@
 """The label cache: a teacher never forecasts the same window twice.
 
-A label is stored under a digest of everything it depends on: the teacher's
-identity and precision, the horizon, the quantile levels and the context's bytes.
-Student, horizon weights and alpha stay out of it, so that a grid search, a
-backtest that fits again at every step, a clone and tomorrow's run all find it.
+A label is stored under a digest of everything it depends on: the teacher's identity and
+precision, the horizon, the quantile levels, and the bytes of context and covariates. Student,
+horizon weights and alpha stay out of it, so that a grid search, a backtest that fits again at
+every step, a clone and tomorrow's run all find it.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Labeller:
         is_whole: Callable[[bytes], bool],
         progress: Progress,
     ) -> tuple[dict[bytes, bytes], int]:
-        """Return what is stored or asked for now by key, and how many windows were stored."""
+        """Return answers by key, from the store or new, and how many windows the store had."""
         found = self._read(keys, is_whole)
         # The same window twice (a series that repeats itself) is asked for once.
         missing = {key: i for i, key in enumerate(keys) if key not in found}

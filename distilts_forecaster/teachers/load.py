@@ -1,4 +1,4 @@
-"""From what a user writes as ``teacher`` to a teacher."""
+"""Turn what a user writes as ``teacher`` into a teacher."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class TeacherArray:
             if int(np.prod(shape)) * rows.itemsize <= _MOST_IN_MEMORY:
                 self._rows = np.empty(shape, rows.dtype)
             else:
-                # Gone when nobody maps it any more.
+                # The file goes when the last map of it does.
                 file = tempfile.TemporaryFile(prefix="distilts-")  # noqa: SIM115
                 self._rows = np.memmap(file, rows.dtype, "w+", shape=shape)
         self._rows[self._filled : self._filled + len(rows)] = rows
@@ -156,7 +156,7 @@ class TrainingWindows:
     def subset(
         self, target: np.ndarray, labelled: np.ndarray, n_target_steps: int
     ) -> TrainingWindows:
-        """Return the windows of which something is known when only some of it may be used.
+        """Return the windows that have a target or label which may be used.
 
         ``target`` and ``labelled`` (N,) say where the target, and where the teacher, may be used.
         """

@@ -37,8 +37,8 @@ N_PERIODS = 3
 CALENDAR = np.array([4, 7, 12, 24, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672])
 
 
-#: Series, and their last steps, that are searched for a season; and the autocorrelation that
-#: makes it one.
+#: Most series to search for a season, and most steps of each; and the autocorrelation that a
+#: season must have.
 _SEASON_SERIES, _SEASON_STEPS, _SEASON_CORRELATION = 16, 2048, 0.3
 
 

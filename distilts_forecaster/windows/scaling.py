@@ -15,8 +15,8 @@ __all__ = [
     "to_rows",
 ]
 
-#: Standard deviations of a series that are added (in quadrature) to each of its windows' own
-#: before windows are divided by it. With plain division, a few nearly constant windows get
+#: In the fit windows are divided by sqrt(std**2 + SOFTNESS**2), in units of the series' own std.
+#: With plain division, a few nearly constant windows get
 #: enormous normalised targets and dominate the squared error: on ETTh2 with 5,000 points the test
 #: MSE was 523. Without any division, the windows of the most volatile seasons dominate. Test MSE
 #: of the student without a teacher, lookback 512, T = 96 / 192, at 1, 3 and 5: ETTh1 .366/.399

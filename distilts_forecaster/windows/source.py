@@ -1,8 +1,8 @@
-"""What windows are cut from: a series, or rows that were given as windows already.
+"""Sources of windows: a series, or rows that are windows already.
 
-Both are asked in the same way, by origin. Of a series an origin is the index of a step, of given
-rows the number of a row. Nothing here ever holds all windows of a series: they are gathered when
-they are needed, so memory does not depend on their number.
+Windows are named by origin: the index of a step in a series, or the number of a row. The windows
+of a series are gathered when they are needed, never all at once, so memory does not depend on
+their number.
 """
 
 from __future__ import annotations
@@ -55,14 +55,13 @@ class Chunks:
 
 
 class WindowSource(ABC):
-    """Windows of one series, named by their origins.
+    """Windows of one series, or given as rows; named by their origins.
 
     Attributes
     ----------
     location, std : numpy.ndarray of float64, shape (C,)
         Mean and standard deviation of the observed values (1 if constant). Students are fitted
-        on ``(value - location) / std``. They commute with shifts and scales, so this changes
-        nothing but the rounding; it keeps 1e-12 and 1e12 equally precise.
+        on ``(value - location) / std``, so 1e-12 and 1e12 are equally precise.
     period : int or None
         Season by which gaps are filled.
     covariates : Covariates
@@ -139,7 +138,7 @@ class WindowSource(ABC):
 
     @abstractmethod
     def last_before(self, origins: np.ndarray, first: int, steps: int) -> int:
-        """Return the origin from which on targets overlap with that of ``origins[first]``."""
+        """Return the first origin whose target overlaps with that of ``origins[first]``."""
 
     @abstractmethod
     def content(self, span: slice, history: int, target_stop: int) -> list[Any]:
@@ -200,7 +199,7 @@ class PreparedSeries(WindowSource):
         Past: windows whose context they do not reach are left out. Future: as far ahead as they are
         known, at least n_points.
     open_start, open_end : bool
-        Whether windows may begin before the series, and end after it: what is not there is missing.
+        Whether windows may begin before the series, and end after it: what lies outside is missing.
         For series that would give no window, or few, otherwise.
     """
 
@@ -289,7 +288,7 @@ class PreparedSeries(WindowSource):
         return max(0, last - first + 1)
 
     def last_before(self, origins: np.ndarray, first: int, steps: int) -> int:
-        """Return the origin from which on targets overlap with that of ``origins[first]``."""
+        """Return the first origin whose target overlaps with that of ``origins[first]``."""
         return int(origins[first]) - steps + 1
 
     def content(self, span: slice, history: int, target_stop: int) -> list[Any]:
@@ -371,7 +370,7 @@ class PreparedRows(WindowSource):
         return self.n_origins
 
     def last_before(self, origins: np.ndarray, first: int, steps: int) -> int:
-        """Return the row from which on targets may overlap with that of ``origins[first]``.
+        """Return the first row whose target may overlap with that of ``origins[first]``.
 
         Rows may have been cut one step apart.
         """

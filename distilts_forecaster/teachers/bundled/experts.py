@@ -80,7 +80,7 @@ class Fitted:
     autoregressions: tuple[Autoregression, ...]
 
     def take(self, index: np.ndarray) -> Fitted:
-        """Return what belongs to the rows of an index."""
+        """Return the fit of some rows."""
         return Fitted(
             self.periods[index],
             self.season[index],

@@ -2,10 +2,9 @@
 
 The experts (:mod:`distilts_forecaster.teachers.bundled.experts`) are levels, trends, seasonal
 profiles and autoregressions, fitted to each context anew. A small network, trained on
-synthetic series, looks at the context's statistics, at what the experts would have got
-wrong on its last steps, and at how they disagree about the step to forecast; it answers
-with their weights and with the width of the forecast quantiles. Weights depend on the
-step ahead: one pass serves any horizon.
+synthetic series, looks at the context's statistics, at the experts' errors on its last steps, and
+at how they disagree about the step to forecast; it returns their weights and the widths of the
+forecast quantiles. Weights depend on the step ahead: one pass serves any horizon.
 """
 
 from __future__ import annotations
@@ -315,7 +314,7 @@ class MixtureTeacher:
         return mean[..., None] + scale[..., None] * quantiles
 
     def _hidden(self, features: np.ndarray) -> np.ndarray:
-        """Return what the network makes of a description: (n, D)."""
+        """Return the network's encoding of descriptions: (n, D)."""
         arrays = self._arrays
         hidden = np.clip((features - arrays["centre"]) / arrays["deviation"], -5.0, 5.0)
         for layer in ("describe_1", "describe_2"):
@@ -398,7 +397,7 @@ class MixtureTeacher:
 
 @lru_cache(maxsize=1)
 def _blas() -> ThreadpoolController | None:
-    """Return what limits the threads of BLAS, None where it is not installed."""
+    """Return a controller of the threads of BLAS, None where threadpoolctl is not installed."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
@@ -407,7 +406,7 @@ def _blas() -> ThreadpoolController | None:
 
 
 def _to_rows(contexts: np.ndarray) -> np.ndarray:
-    """Turn windows (N, L, C) into rows (N * C, l) of what is known and looked at."""
+    """Turn windows (N, L, C) into rows (N * C, l), from the first step known in any row."""
     n, _, components = contexts.shape
     rows = contexts[:, -LONGEST_CONTEXT:].transpose(0, 2, 1).astype(np.float32)
     rows = rows.reshape(n * components, -1)
