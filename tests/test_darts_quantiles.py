@@ -123,7 +123,7 @@ def test_without_quantiles_there_are_none(teacher):
         model.predict(T, predict_likelihood_parameters=True)
 
 
-def test_a_teacher_without_quantiles_leaves_them_to_the_truth():
+def test_a_teacher_without_quantiles_leaves_them_to_the_targets():
     def last(contexts, horizon):
         return np.repeat(contexts[:, -1:], horizon, axis=1)
 

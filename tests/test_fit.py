@@ -161,7 +161,7 @@ def test_no_weight_at_a_step_is_no_teacher_at_that_step():
     np.testing.assert_array_equal(students[0], students[1])
 
 
-def test_inverse_error_weights_are_those_of_the_teacher_on_the_truth():
+def test_inverse_error_weights_are_those_of_the_teacher_on_the_targets():
     values = seasonal(400)
     teacher = PatternTeacher(wrong_after=T // 2)
     for student in (Linear(), DLinear(training=SHORT)):

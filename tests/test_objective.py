@@ -73,8 +73,9 @@ def test_inverse_error_weighs_the_steps_at_which_the_teacher_is_good():
     weights = resolve_horizon_weights("inverse_error", 3, np.array([1.0, 2.0, 4.0]))
     np.testing.assert_allclose(weights / weights[0], [1.0, 0.5, 0.25])
     assert weights.mean() == pytest.approx(1.0)
+    # An error of 0 counts as a thousandth of the mean: 1 / .0005 against 1 / 1.
     perfect = resolve_horizon_weights("inverse_error", 2, np.array([0.0, 1.0]))
-    assert np.isfinite(perfect).all()
+    np.testing.assert_allclose(perfect[0] / perfect[1], 2000.0)
     np.testing.assert_array_equal(resolve_horizon_weights("inverse_error", 2), np.ones(2))
 
 
@@ -100,7 +101,7 @@ class TestObjective:
         np.testing.assert_allclose(distillation, expected, rtol=1e-5)
         assert objective.total(1.0, 2.0, 3.0) == pytest.approx(1.0 + 0.5 * 2.0 + 0.3 * 3.0)
 
-    def test_quantiles_meet_the_truth_in_the_pinball_loss(self, arrays):
+    def test_quantiles_meet_the_targets_in_the_pinball_loss(self, arrays):
         torch = pytest.importorskip("torch")
         forecast, targets, _ = arrays
         levels = np.array([0.1, 0.5, 0.9])
@@ -109,3 +110,27 @@ class TestObjective:
         expected = 2 * np.maximum(levels * error, (levels - 1) * error).mean(axis=(1, 2, 3))
         mine = objective.supervised(torch.from_numpy(forecast), torch.from_numpy(targets))
         np.testing.assert_allclose(mine, expected, rtol=1e-5)
+
+    def test_a_teacher_that_knows_the_median_alone_is_met_there(self, arrays):
+        torch = pytest.importorskip("torch")
+        forecast, _, labels = arrays
+        weights = np.array([0.5, 1.0, 1.5])
+        objective = Objective(0.5, weights, quantile_levels=(0.1, 0.5, 0.9))
+        median = torch.from_numpy(labels[..., 1:2])
+        expected = (weights[:, None] * (labels[..., 1] - forecast[..., 1]) ** 2).mean(axis=(1, 2))
+        mine = objective.distillation(torch.from_numpy(forecast), median)
+        np.testing.assert_allclose(mine, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.5, 0.9)])
+    def test_a_missing_target_has_no_error_and_no_gradient(self, arrays, levels):
+        torch = pytest.importorskip("torch")
+        forecast, targets, _ = arrays
+        targets[0, 1, 0] = np.nan
+        made = torch.from_numpy(forecast[..., : len(levels)]).requires_grad_()
+        loss = Objective(0.5, np.ones(3), quantile_levels=levels).supervised(
+            made, torch.from_numpy(targets)
+        )
+        loss.sum().backward()
+        assert torch.isfinite(loss).all()
+        assert (made.grad[0, 1, 0] == 0).all()
+        assert (made.grad != 0).sum() == made.numel() - len(levels)

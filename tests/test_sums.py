@@ -128,27 +128,27 @@ def whole(features, targets):
 
 def test_missing_targets_are_in_no_validation_error():
     features, targets, labels = rows(60)
-    held, held_truth, _ = rows(30, seed=1)
-    held_truth[np.random.default_rng(0).random(held_truth.shape) < 0.3] = np.nan
-    known = np.isfinite(held_truth).all(axis=1)
-    parts = HeldOut(summed(held[known], held_truth[known]), held[~known], held_truth[~known])
+    held, held_targets, _ = rows(30, seed=1)
+    held_targets[np.random.default_rng(0).random(held_targets.shape) < 0.3] = np.nan
+    known = np.isfinite(held_targets).all(axis=1)
+    parts = HeldOut(summed(held[known], held_targets[known]), held[~known], held_targets[~known])
     sums = summed(features, targets, labels)
     (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
-    expected = np.nanmean((held @ solve(sums, np.ones(T), 0.1)[0] - held_truth) ** 2)
+    expected = np.nanmean((held @ solve(sums, np.ones(T), 0.1)[0] - held_targets) ** 2)
     assert error == pytest.approx(expected, rel=1e-4)
 
 
 def test_validation_errors_are_those_of_the_solutions():
     features, targets, labels = rows(60)
-    held, held_truth, _ = rows(30, seed=1)
-    sums, validation = summed(features, targets, labels), whole(held, held_truth)
+    held, held_targets, _ = rows(30, seed=1)
+    sums, validation = summed(features, targets, labels), whole(held, held_targets)
     candidates = [np.zeros(T), 2.0 * exponential_weights(T, 1.0)]
     ridges = [0.01, 1.0]
     errors = validation_errors(sums, validation, candidates, ridges)
     for i, ridge in enumerate(ridges):
         for j, weights in enumerate(candidates):
             solution = solve(sums, weights, ridge)[0]
-            expected = ((held @ solution - held_truth) ** 2).mean()
+            expected = ((held @ solution - held_targets) ** 2).mean()
             assert errors[i, j] == pytest.approx(expected, rel=1e-4)
 
 

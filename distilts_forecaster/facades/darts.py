@@ -27,17 +27,16 @@ from distilts_forecaster.facades.darts_checks import (
 )
 from distilts_forecaster.facades.darts_contract import DartsContract, copy_parameters
 from distilts_forecaster.facades.darts_covariates import (
-    add_covariates,
     check_same_covariates,
     covariates_to_predict,
     static_names,
+    with_covariates,
 )
 from distilts_forecaster.facades.darts_saving import SAVED, PortableModel
 from distilts_forecaster.facades.darts_series import like, times_after
 from distilts_forecaster.runtime.checks import check_integer
 from distilts_forecaster.settings import (
     FEWEST_POINTS,
-    Settings,
     check_cache_dir,
     check_takes_covariates,
     fit_lengths,
@@ -45,7 +44,7 @@ from distilts_forecaster.settings import (
 )
 from distilts_forecaster.students.objective import HorizonWeights
 from distilts_forecaster.teachers.load import as_specification
-from distilts_forecaster.windows.source import PreparedSeries, prepare_series
+from distilts_forecaster.windows.source import prepare_series
 
 __all__ = ["DistilledForecaster"]
 
@@ -303,14 +302,14 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         if val_series is not None:
             shortest = settings.input_chunk_length + settings.output_chunk_shift + 1
             checked = check_series("val_series", val_series, shortest, values[0].shape[1])
-            held_out, *_ = _with_covariates(
+            held_out, *_ = with_covariates(
                 settings, encoders, names, val_series, [prepare_series(v) for v in checked],
                 val_past_covariates, val_future_covariates, "val_",
             )  # fmt: skip
         prepared = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
         weights = origin_weights(sample_weight, series, settings.chunks)
         prepared = [replace(p, weight=w) for p, w in zip(prepared, weights, strict=True)]
-        prepared, past_covariates, future_covariates = _with_covariates(
+        prepared, past_covariates, future_covariates = with_covariates(
             settings, encoders, names, series, prepared, past_covariates, future_covariates
         )
         if held_out is not None:
@@ -482,7 +481,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         values = check_series("series", series, 1, n_components=self._n_components)
         # At the scales of fit: a jump must not hide in its own variance.
         scales = self._scales if len(self._scales) == len(values) else [None] * len(values)
-        prepared, *_ = _with_covariates(
+        prepared, *_ = with_covariates(
             self._settings,
             self.encoders,
             self._static_names,
@@ -582,32 +581,6 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             overlap_end=overlap_end,
             show_warnings=show_warnings,
         )
-
-
-def _with_covariates(
-    settings: Settings,
-    encoders: Any,
-    static: Sequence[str],
-    series: TimeSeriesLike,
-    prepared: Sequence[PreparedSeries],
-    past: TimeSeriesLike | None,
-    future: TimeSeriesLike | None,
-    prefix: str = "",
-) -> tuple[list[PreparedSeries], TimeSeriesLike | None, TimeSeriesLike | None]:
-    """Return series with their covariates, those of encoders among them."""
-    if encoders.encoding_available:
-        past, future = encoders.encode_train(
-            target=series, past_covariates=past, future_covariates=future
-        )
-    made = add_covariates(
-        series,
-        list(prepared),
-        {f"{prefix}past_covariates": past},
-        {f"{prefix}future_covariates": future},
-        static,
-        settings.chunks.target_stop,
-    )
-    return made, past, future
 
 
 # Darts loads models with a restricted unpickler since 0.48.

@@ -14,17 +14,18 @@ from darts.utils.utils import n_steps_between
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.covariates import KINDS, Covariates
 from distilts_forecaster.runtime.gaps import fill_covariates
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.windows.cutting import window_covariates
 from distilts_forecaster.windows.source import PreparedSeries
 
 __all__ = [
-    "add_covariates",
     "as_list",
     "check_same_covariates",
     "covariates_to_predict",
     "rows_of",
     "static_names",
     "static_values",
+    "with_covariates",
 ]
 
 
@@ -104,7 +105,33 @@ def rows_of(
     return fill_covariates(values.astype(np.float64), known_ahead)
 
 
-def add_covariates(
+def with_covariates(
+    settings: Settings,
+    encoders: Any,
+    static: Sequence[str],
+    series: TimeSeriesLike,
+    prepared: Sequence[PreparedSeries],
+    past: TimeSeriesLike | None,
+    future: TimeSeriesLike | None,
+    prefix: str = "",
+) -> tuple[list[PreparedSeries], TimeSeriesLike | None, TimeSeriesLike | None]:
+    """Return series with their covariates, those of encoders among them."""
+    if encoders.encoding_available:
+        past, future = encoders.encode_train(
+            target=series, past_covariates=past, future_covariates=future
+        )
+    made = _add_covariates(
+        series,
+        list(prepared),
+        {f"{prefix}past_covariates": past},
+        {f"{prefix}future_covariates": future},
+        static,
+        settings.chunks.target_stop,
+    )
+    return made, past, future
+
+
+def _add_covariates(
     series: TimeSeriesLike,
     prepared: list[PreparedSeries],
     past: dict[str, Any],
@@ -115,8 +142,8 @@ def add_covariates(
     """Add covariates to their series, as far ahead as they are known.
 
     ``past`` and ``future`` are covariates by the name of their parameter, ``static`` names of the
-    static ones to use; future covariates are used up to ``target_stop`` steps beyond it. TypeError
-    or ValueError if they do not fit the series.
+    static ones to use. Future covariates are used up to ``target_stop`` steps past the end.
+    TypeError or ValueError if they do not fit the series.
     """
     targets = [series] if isinstance(series, TimeSeries) else list(series)
     for field, named, ahead in (("past", past, 0), ("future", future, target_stop)):
