@@ -68,7 +68,7 @@ class Teaching:
     :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`), ``label_budget`` the
     most windows to ask for, ``teacher_context`` the steps of history seen of each (see
     :func:`~distilts_forecaster.distill.plan.resolve_teacher_context`), ``augmentation`` the share
-    of labelled windows that is made up (see :mod:`~distilts_forecaster.distill.augmentation`).
+    of labelled windows that is synthetic (see :mod:`~distilts_forecaster.distill.augmentation`).
     """
 
     distillation_weight: float | str = "auto"
@@ -82,9 +82,9 @@ class Teaching:
 class Quantiles:
     """Which quantiles are forecast.
 
-    The median is among ``levels``; alone, it is a point forecast. ``wanted`` says whether quantiles
-    are wanted at all (see :mod:`~distilts_forecaster.distill.calibration`), ``calibrate`` whether
-    they are calibrated on held-out targets.
+    ``levels`` increase, with 0.5 among them; ``(0.5,)`` is a point forecast. ``wanted`` says
+    whether quantiles are wanted at all (see :mod:`~distilts_forecaster.distill.calibration`),
+    ``calibrate`` whether they are calibrated on held-out targets.
     """
 
     levels: tuple[float, ...] = (0.5,)
@@ -132,8 +132,7 @@ class Settings:
     def label_levels(self, known: tuple[float, ...] | None) -> tuple[float, ...]:
         """Return the levels to ask a teacher for; ``known`` are the lowest and highest it knows.
 
-        A level outside of what the teacher knows becomes its outermost one, from which the wanted
-        one is extrapolated.
+        Wanted levels outside of ``known`` become its nearest end, and are extrapolated from there.
         """
         if not self.quantiles.wanted or known is None:
             return (0.5,)
@@ -187,8 +186,8 @@ def make_settings(
     """Check the parameters of a facade, and return them as settings.
 
     Parameters are those of :class:`~distilts_forecaster.DistilledForecaster`; ``probabilistic``
-    says that quantiles are wanted though the user named no levels. TypeError or ValueError if a
-    parameter has the wrong type or value.
+    asks for quantiles though no levels are named. TypeError or ValueError if a parameter has the
+    wrong type or value.
 
     >>> make_settings(48, 12).chunks
     Chunks(input_chunk_length=48, output_chunk_length=12, output_chunk_shift=0)
@@ -353,7 +352,7 @@ def _tell_of_lengths(length: int, steps: int, n_points: int) -> None:
 
 
 def check_student(student: Any) -> StudentSettings:
-    """Return the student's settings, given them, their name or a module; or TypeError, ValueError.
+    """Return the settings of a student, given as settings, name or module; or raise.
 
     >>> check_student("dlinear").kernel_size
     25

@@ -97,7 +97,7 @@ def test_the_error_of_a_penalty_is_that_of_its_forecasts():
     assert found == pytest.approx(min(errors), rel=1e-4)
 
 
-def test_effects_of_single_steps_are_drawn_to_that_of_all():
+def test_effects_of_single_steps_shrink_towards_the_shared_one():
     """By a tenth of the way that a step's own targets draw it."""
     rng = np.random.default_rng(0)
     signal = rng.choice([-1.0, 1.0], size=300)  # two values: one slope

@@ -34,13 +34,13 @@ def test_one_level_stands_for_all():
 
 def test_heads_are_moved_and_sorted():
     spread = ErrorQuantiles(np.array([[0.0, 0.0, -3.0]]), (0.1, 0.5, 0.9))
-    heads = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
-    made = spread.around(heads, np.ones((1, 1)))
+    central = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
+    made = spread.around(central, np.ones((1, 1)))
     np.testing.assert_array_equal(made.ravel(), [0.0, 1.0, 2.0])
 
 
 def test_offsets_must_fit_the_levels():
-    with pytest.raises(ValueError, match="25 levels needs offsets of shape"):
+    with pytest.raises(ValueError, match="25 levels need offsets of shape"):
         ErrorQuantiles(np.zeros((4, 3)))
     assert len(LEVELS) == 25
     assert list(LEVELS) == sorted(set(LEVELS))

@@ -183,7 +183,7 @@ def test_a_bad_member_is_refused_before_anything_is_asked():
         make(["bundled", "nobody"])
 
 
-def test_chosen_weights_are_drawn_to_equal_ones():
+def test_chosen_weights_shrink_towards_equal_ones():
     """Errors of variance 1 and 4: by least squares .8 and .2, with a twentieth of the mean
     variance added to both as 1 / 1.125 to 1 / 4.125."""
     found = weights_by_horizon(np.array([[[1.0, 0.0], [0.0, 4.0]]]))[0]

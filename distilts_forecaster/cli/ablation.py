@@ -64,10 +64,10 @@ class Spans:
 def read_spans(path: Path, split: tuple[float, float, float] | None = None) -> Spans:
     """Read a table of one series, a column for each component, as ``distilts fit`` reads it.
 
-    Missing values are interpolated, with a warning. ``split`` are sizes of training, validation and
-    test span: points, or shares of all of them. By default what the literature uses: 12, 4 and 4
-    months of 30 days for files whose name begins with ETT (hourly, or quarter-hourly where it has
-    an "m"), else .7, .1, .2. ValueError if it is no such table, or has fewer points than the split.
+    Missing values are interpolated, with a warning. ``split`` sizes training, validation and test
+    span, in points or shares. By default what the literature uses: 12, 4 and 4 months of 30 days
+    for files whose name begins with ETT (hourly, or quarter-hourly where it has an "m"), else .7,
+    .1, .2. ValueError for several series, or fewer points than the split.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
@@ -288,7 +288,7 @@ def append_row(table: Path, row: dict[str, Any]) -> None:
 
 
 def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return ``mean +- deviation`` of the squared error over seeds, a column for each arm."""
+    """Return the mean squared error as ``mean +-std`` over seeds, a column for each arm."""
     index = ["data", "horizon", "lookback", "student", "teacher"]
     grouped = runs.groupby([*index, "arm"])["mse"].agg(["mean", "std"]).fillna(0.0)
     text = grouped.apply(lambda row: f"{row['mean']:.4f} +-{row['std']:.4f}", axis=1)

@@ -52,8 +52,8 @@ def _read(args: argparse.Namespace) -> Table:
 def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Fit a student to a table and save it.
 
-    Returns ``student`` (the directory), ``seconds`` and what the student says of itself; and the
-    same for people.
+    Returns ``student`` (the directory), ``seconds``, ``bytes`` and the fields of ``StudentInfo``;
+    and the same for people.
     """
     check_free(args.out)
     table = _read(args)
@@ -344,7 +344,7 @@ def _plot_report(
 
 
 def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Export a student as an ONNX graph; return what ``Export`` says, and the same for people."""
+    """Export a student as an ONNX graph; return ``Export`` as a dict, and the same for people."""
     from distilts_forecaster.runtime.onnx import export_onnx
 
     student = load_student(args.student)
@@ -363,7 +363,8 @@ def export(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def bench(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Time a student, beside the bare matrix product and onnxruntime where that is installed.
 
-    Returns seconds by batch size, and the same for people.
+    Returns seconds by forecaster and batch size, seconds to load, bytes of weights and number of
+    parameters; and the same for people.
     """
     start = time.perf_counter()
     student = load_student(args.student)

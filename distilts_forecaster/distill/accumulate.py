@@ -41,7 +41,7 @@ class Material:
     teacher_error : shape (T,)
         The teacher's mean squared error at each step, on the windows with a target.
     teacher_validation_error
-        Its mean squared error on the windows that the plan holds out, at the steps validated on.
+        The same on the held-out windows, over the steps validated on.
     labels
         The labels themselves, if ``keep`` was given.
     """
@@ -242,16 +242,15 @@ def impute_targets(
 ) -> WindowSums:
     """Impute missing targets, so that solving the sums fits the observed targets alone.
 
-    All steps share one Gram matrix, that of all windows. A missing target that is set to the
-    student's own forecast has no error. So once the student forecasts what was set, the
-    least-squares solution is that of the observed targets: expectation maximisation. Each pass
-    multiplies the distance to the solution by the share of missing targets. Ten passes are made at
-    most: with half of the targets missing the weights are then within 0.3 % of the solution, with
-    four fifths missing within a half, and forecast no worse for it.
+    All steps share the Gram matrix of all windows. A missing target that is set to the student's
+    own forecast has no error. So fitting and imputing in turn (expectation maximisation) leads to
+    the least-squares solution of the observed targets. Each pass multiplies the distance to it by
+    the share of missing targets. Ten passes are made at most: the weights are then within 0.3 % of
+    it with half of the targets missing, within a half with four fifths missing, and forecasts are
+    no worse.
 
     ``sums`` have zeros for missing targets, ``mask`` names the windows that were summed ("target"
-    or "trial_target"), ``fit`` solves sums for weights (K, F, T). The same sums where nothing is
-    missing.
+    or "trial_target"), ``fit`` solves sums for weights (K, F, T). Complete sums stay as they are.
     """
     known = sums.known_target / max(sums.n_target, 1e-12)
     if (known >= 1 - 1e-9).all() or not sums.n_target:
@@ -296,8 +295,8 @@ def _expected_missing(
 def sum_held_out(plan: Plan) -> HeldOut | None:
     """Sum over the held-out windows; None if there are none.
 
-    Windows count in the series' own units, not divided by their scale: what is validated is the
-    standardised error that a user would look at.
+    Errors count in units of each series' standard deviation, not of each window's: this is the
+    error that a user looks at.
     """
     if not plan.horizon:
         return None

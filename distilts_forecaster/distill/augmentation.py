@@ -30,10 +30,9 @@ def augment(plan: Plan, info: TeacherInfo) -> Plan:
     amplitude that grows or falls, and noise. Synthetic windows have labels and no targets. A
     window always yields the same ones, so most are found in the cache when a series has grown.
 
-    ``augmentation`` in the plan's settings is the share of all labelled windows that is made up; no
-    more are made than ``label_budget`` leaves room for. The plan stays as it is where none are
-    wanted, there are covariates, which a made-up window does not have, or the windows were given as
-    rows.
+    ``augmentation`` in the plan's settings is the synthetic share of all labelled windows, whose
+    number stays within ``label_budget``. The plan is unchanged where no synthetic windows are
+    wanted, there are covariates (which they do not have), or the windows were given as rows.
     """
     teaching = plan.settings.teaching
     n_own = plan.n_labels

@@ -53,10 +53,10 @@ _PARTS = tuple((k + 0.5) / 19 for k in range(19))
 class _Measured:
     """Distances from a student's forecasts, in units of the contexts' standard deviations.
 
-    ``errors`` (n, T, Q) are those of the targets from each of the student's own quantiles, NaN
-    where unknown; ``distances`` (m, T, Q) those of the teacher's quantiles at the levels of
-    ``_PARTS``, row by row; ``widths`` (T, Q) how far the student's own quantiles are from its
-    median, on average. Each window looked at stands for ``every``.
+    ``errors`` (n, T, Q) are targets less each of the student's own quantiles, NaN where unknown;
+    ``distances`` (m, T, Q) the teacher's quantiles at the levels of ``_PARTS`` less the student's;
+    ``widths`` (T, Q) how far the student's own quantiles are from its median, on average. One
+    window in ``every`` was measured.
     """
 
     errors: np.ndarray
@@ -70,11 +70,11 @@ def calibrate(
 ) -> ErrorQuantiles:
     """Measure a student's errors on windows that it was not fitted on.
 
-    ``trial`` is the student as it was while the held-out windows were held out; ``student`` as it
-    is is looked at for steps beyond those that are held out, of which the teacher knows. Where
-    nothing is held out, the windows that were fitted on are looked at. The labeller's quantiles are
-    pooled, if it knows any. With ``calibrate`` false in the settings, the targets are left out
-    where the teacher has quantiles, or the student forecasts some.
+    ``trial`` is the student that was fitted without the held-out windows. ``student`` is the final
+    one, which is compared with the teacher at steps beyond the held-out ones. Where nothing is held
+    out, errors are those on the windows that were fitted on. The labeller's quantiles, if it knows
+    any, are pooled with the errors. With ``calibrate`` false in the settings, they are used alone;
+    and a student that forecasts quantiles keeps its own.
     """
     settings, horizon, steps = plan.settings, plan.horizon, plan.settings.output_chunk_length
     several = len(settings.central_levels) > 1

@@ -122,9 +122,9 @@ def measure_drift(
 ) -> DriftReport:
     """Compare a student with its teacher and with the targets of recent windows.
 
-    ``series`` hold what has come since the student was fitted, with ``settings``, in the fit that
-    ``summary`` is of. ``n_windows`` are evenly spaced over the last ten horizons. A teacher without
-    weight is not asked. ValueError if no window has a context and some of its target.
+    ``series`` go on beyond the fit that ``settings`` and ``summary`` belong to. The ``n_windows``
+    are evenly spaced over the last ten horizons. A teacher without weight is not asked. ValueError
+    if no window has a context and some of its target.
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
     chunks = Chunks(length, steps, student.output_chunk_shift)

@@ -16,7 +16,8 @@ __all__ = ["BLOCK", "WarmStart"]
 #: series grows; 4,096 windows of 512 steps are two megabytes of sums.
 BLOCK = 4096
 
-#: A series is scaled as in the first fit until its standard deviation is half or twice as large.
+#: A series is scaled as in the first fit until its std changes by this factor, or its mean by as
+#: many stds.
 _MOST_CHANGE = 2.0
 
 
@@ -24,8 +25,8 @@ class WarmStart:
     """Sums over blocks of windows by content, and the scales that they were made with.
 
     The sums of a block depend on its windows, their labels, and the series' mean and standard
-    deviation, which change with every value. So those of the first fit are kept: they only say how
-    windows of one series weigh against each other.
+    deviation, which change with every value. So mean and standard deviation of the first fit are
+    kept: they only weigh windows against each other.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class WarmStart:
         self._scales: list[tuple[np.ndarray, np.ndarray]] = []
 
     def prepare(self, values: Sequence[np.ndarray]) -> list[PreparedSeries]:
-        """Prepare series (n_points, C) at the scales of the first fit, found by their place."""
+        """Prepare series (n_points, C) at the scales of the first fit, and in its order."""
         prepared = [prepare_series(array) for array in values]
         if [s.shape for s, _ in self._scales] == [one.location.shape for one in prepared]:
             for i, (one, (location, std)) in enumerate(zip(prepared, self._scales, strict=True)):

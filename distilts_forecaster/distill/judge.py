@@ -119,9 +119,9 @@ def summarise(
 def naive_error(plan: Plan) -> tuple[float | None, int | None]:
     """Return the error of the best naive forecast on held-out windows, and the season it repeats.
 
-    That is the last value or the last season of a usual length, whichever has the smallest mean
-    squared error in units of each series' variance, on at most some thousand windows, evenly
-    spaced. None twice where nothing is held out.
+    The best repeats the last value or season, with the smallest mean squared error in units of each
+    series' variance, on some thousand windows at most, evenly spaced. None twice where nothing is
+    held out.
     """
     length, shift = plan.settings.input_chunk_length, plan.settings.output_chunk_shift
     every = max(1, sum(int(mask.sum()) for _, mask in plan.held_out) // _NAIVE_WINDOWS)

@@ -38,7 +38,7 @@ _ROWS_OF_HIDDEN_STATES = 256
 
 @contextmanager
 def progress_bar(what: str, n_windows: int, verbose: bool | None) -> Iterator[Progress]:
-    """Show how far a teacher has come; yields what is called with the number of windows done.
+    """Show how far a teacher has come; yield a function to call with the number of windows done.
 
     ``verbose=None`` shows it on a terminal.
     """

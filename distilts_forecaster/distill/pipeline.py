@@ -55,7 +55,7 @@ def fit_student(
 ) -> Distilled:
     """Fit a student to series and to a teacher as the user wrote it: what facades call.
 
-    ``teacher`` is what :func:`~distilts_forecaster.load_teacher` takes, and not looked at where its
+    ``teacher`` is what :func:`~distilts_forecaster.load_teacher` takes, and is ignored where its
     weight is 0; labels are kept in ``cache_dir`` (see
     :func:`~distilts_forecaster.teachers.stores.cache_folder`); ``warm`` are sums of an earlier
     fit. Raises what :func:`distill` and ``load_teacher`` do, and ImportError where an extra is

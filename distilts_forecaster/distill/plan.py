@@ -254,11 +254,10 @@ def _spend_budget(
 def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
     """Return how many steps of history the teacher sees of each window.
 
-    The paper gives student and teacher the same lookback. But labels are made once, before the
-    student is there, and a teacher that sees two weeks knows what a student that sees three days
-    can only be told. So if ``teacher_context`` is not given, a teacher that understands missing
-    values sees as much as it looks at, between ``input_chunk_length`` and 1,024; another one
-    ``input_chunk_length``.
+    The paper gives student and teacher the same lookback. Here the teacher may see more: labels are
+    made once, and more history makes them better. So if ``teacher_context`` is not given, a teacher
+    that takes missing values sees its ``longest_context``, between ``input_chunk_length`` and
+    1,024; any other ``input_chunk_length``.
     """
     length = settings.input_chunk_length
     if settings.teaching.teacher_context is not None:

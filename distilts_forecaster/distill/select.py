@@ -38,7 +38,7 @@ _TINY = 1e-9
 def select_settings(plan: Plan, material: Material) -> tuple[Choice, WindowSums]:
     """Choose alpha, the horizon weights and lambda, where they were left open.
 
-    They are chosen for the exact solution, which can be solved for all of them, and used for any
+    They are chosen by the exact solution, which is fast for every candidate, and used for any
     student. Returns the trial sums too, with missing targets imputed.
     """
     settings = plan.settings
@@ -125,9 +125,9 @@ def choose(
     error is known well, since the teacher has seen none of the windows; the student's is not, where
     few windows are held out.
 
-    ``ridges``, ``alphas`` and ``weights`` (T,) are candidates. ``n_target`` are the windows whose
-    targets do not overlap: how much there is to know; ``n_validation`` those held out, components
-    counted. ``teacher_error`` is that at the steps of ``validation``, in its units. Without
+    ``ridges``, ``alphas`` and ``weights`` (T,) are candidates. ``n_target`` counts the windows
+    whose targets do not overlap, ``n_validation`` the held-out ones, times components.
+    ``teacher_error`` is the teacher's at the steps of ``validation``, in the same units. Without
     validation the prior decides.
     """
     prior_ridge = np.array([_ridge_penalty(ridge, n_target) for ridge in ridges])

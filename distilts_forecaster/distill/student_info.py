@@ -77,7 +77,7 @@ def with_data(
 ) -> StudentInfo:
     """Add what only a facade knows of the data: names, and times.
 
-    Times are turned into text, but for whole numbers and None.
+    Times are kept as text, unless they are whole numbers or None.
     """
     first, last = (
         one if one is None or isinstance(one, int) else str(one)

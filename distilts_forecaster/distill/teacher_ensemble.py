@@ -54,7 +54,7 @@ def open_labeller(
 class EnsembleLabeller(Labeller):
     """Ask several teachers for labels, each through its own store, and average them.
 
-    ``step_weights`` are (horizon, K).
+    ``step_weights`` (horizon, K) holds the weight of each member at each step.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class EnsembleLabeller(Labeller):
         """Choose the weights of each step by the members' errors, if they are to be chosen.
 
         Errors count in units of each series' standard deviation, on windows that are not held out:
-        the student's settings are chosen on those. Steps beyond those that the plan holds out get
-        the weights of the last of them: their targets may be among what is held out.
+        held-out windows are for the student's settings. Steps beyond ``plan.horizon`` get the
+        weights of its last step, since their targets may be held out.
         """
         if self.teacher.weights != BY_HORIZON:  # type: ignore[attr-defined]
             return

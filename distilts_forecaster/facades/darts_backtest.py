@@ -29,8 +29,8 @@ Forecast = Callable[[np.ndarray], np.ndarray]
 class _Places:
     """Where to forecast from in all series with the same time index.
 
-    ``origins`` are the steps after each context, evenly spaced; ``times`` those of the last steps
-    of all forecasts, or of each forecast.
+    ``origins`` are the steps after each context, evenly spaced; ``times`` the times of the last
+    step of each forecast, or a list of all times of each forecast.
     """
 
     origins: np.ndarray
@@ -51,11 +51,11 @@ def backtest(
 ) -> list[Any]:
     """Forecast from every requested point of every series: the last step of each, or each forecast.
 
-    ``model`` is whose lags say where forecasts can start; ``forecast`` turns contexts (N, L, C)
-    into (N, horizon, C, S); ``values`` (n_points, C) are those of the series; ``names`` returns the
-    names of what is forecast of a series, by default its components; ``boundaries`` are ``start``,
+    The lags of ``model`` say where forecasts can start; ``forecast`` turns contexts (N, L, C) into
+    (N, horizon, C, S); ``values`` (n_points, C) are the series' own; ``names`` returns the
+    component names of a series' forecasts, by default its own; ``boundaries`` are ``start``,
     ``start_format``, ``overlap_end`` and ``show_warnings`` of ``historical_forecasts``. ValueError
-    if a context has infinite or no values, or no forecast can be made.
+    if a series has infinite values, a context has none, or no forecast can be made.
     """
     # Series of a panel mostly share their times. Finding out where to start, and cutting the
     # times of each forecast, takes several times as long as the forecasts.

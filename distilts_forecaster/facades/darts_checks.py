@@ -21,10 +21,10 @@ def check_series(
 ) -> list[np.ndarray]:
     """Return the values (n_points, n_components) of Darts series, or of one, checked.
 
-    ``name`` is that of the parameter. By default all need as many components as the first.
-    TypeError if it is not a TimeSeries, or a sequence of them; ValueError if there is none, or one
-    is shorter than ``min_length``, probabilistic, has other components, is infinite somewhere, or
-    missing throughout.
+    ``name`` is the parameter's, for messages. By default all need as many components as the first.
+    TypeError if ``series`` is neither a TimeSeries nor a sequence of them; ValueError if it is
+    empty, or a series is shorter than ``min_length``, probabilistic, infinite somewhere, has other
+    components, or one without any value.
     """
     single = isinstance(series, TimeSeries)
     if not single and not (isinstance(series, Sequence) and not isinstance(series, (str, bytes))):
@@ -69,7 +69,7 @@ def check_series(
 
 
 def check_components(series: Any, index: int, n_components: int | None) -> np.ndarray:
-    """Return the values (n_points, C) of a series like those that a model was fitted on.
+    """Return the values (n_points, C) of a series, if it has the components of the model.
 
     ``index`` is its place in the call, for messages. ValueError if it has other components, or
     samples.
@@ -90,7 +90,7 @@ def check_context(
     """Return the last steps of a series to forecast: (input_chunk_length, C), NaN where missing.
 
     ``index`` is its place in the call, for messages. TypeError if it is not a TimeSeries;
-    ValueError if it has other components, or infinite values or none at all there.
+    ValueError if it has other components, or infinite values or none in those steps.
     """
     if not isinstance(series, TimeSeries):
         raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")

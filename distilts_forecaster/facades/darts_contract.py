@@ -128,8 +128,8 @@ class DartsContract:
     def _target_window_lengths(self) -> tuple[int, int]:
         """Steps of context that a validation series should begin with, and those that follow.
 
-        Where the length is left open, as many as a student may look at, not as many as the last
-        one did: the next one of a backtest may look at more.
+        Where the length is left open, as many as the longest student looks at: in a backtest the
+        next student may look at more than the last one.
         """
         steps = self._told_lengths[1]
         return self._settings.input_chunk_length, self.output_chunk_shift + steps

@@ -42,9 +42,9 @@ def take_apart(
 ) -> list[Instance]:
     """Take a frame of one series, a panel or a hierarchy apart.
 
-    ``X`` has the same levels, and a row for each of ``y``, or more; ``columns`` are those to take,
-    in this order, None for no covariates. ValueError if times are not regular, or ``X`` lacks
-    columns, series, rows or values.
+    ``X`` has the index levels of ``y``, and at least its rows; ``columns`` of it are taken, in this
+    order, None takes no covariates. ValueError if times are not regular, or ``X`` lacks columns,
+    series, rows or values.
     """
     known = {} if columns is None else _groups(_select(X, columns))
     instances = []
@@ -83,8 +83,8 @@ def covariates_ahead(
 ) -> list[np.ndarray | None]:
     """Return the covariates after the end of each series, as far as they are known.
 
-    Between ``wanted`` steps, which each series needs, and ``most``, which are used: (n, F) each,
-    or None where the student takes none. ValueError if ``X`` lacks columns, series, rows or values.
+    At least the ``wanted`` steps of each series, at most ``most``: (n, F) each, or None where the
+    student takes none. ValueError if ``X`` lacks columns, series, rows or values.
     """
     if columns is None:
         return [None] * len(instances)

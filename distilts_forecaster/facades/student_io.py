@@ -40,7 +40,7 @@ def as_student(student: Any) -> Forecaster:
 
 
 def recall_parameters(student: Forecaster) -> dict[str, Any]:
-    """Return parameters, those that facades share, by which one would be fitted as a student was.
+    """Return the parameters, of those that all facades share, that a student was fitted with.
 
     A teacher that was given as an object is a reference: it cannot be asked again.
     """

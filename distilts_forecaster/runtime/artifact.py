@@ -1,6 +1,6 @@
 """A student as files: ``model.safetensors``, ``config.json`` and a model card.
 
-Nothing in them is code, and nothing is believed: names, types, shapes, ranges and finiteness are
+Nothing in them is code, and nothing is trusted: names, types, shapes, ranges and finiteness are
 checked before a student is built, and files outside of the directory are not opened.
 """
 
@@ -122,7 +122,7 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         _write(contents, Path(folder))
-        load_student(folder)  # what cannot be loaded is not saved
+        load_student(folder)  # raises before anything is saved
     target.mkdir(parents=True, exist_ok=True)
     # Each file is whole at all times: written under another name, then renamed.
     with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as folder:
@@ -146,7 +146,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def check_free(target: Path) -> None:
-    """Raise ValueError where saving would overwrite what is no student's: a file, or its files."""
+    """Raise ValueError if saving would overwrite anything but a student."""
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: name a directory to save the student in.")
     there = [n for n in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if os.path.lexists(target / n)]

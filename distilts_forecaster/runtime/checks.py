@@ -14,7 +14,7 @@ __all__ = ["check_integer", "check_number", "extra_for", "warn_user"]
 
 
 def check_integer(name: str, value: Any, at_least: int = 1) -> int:
-    """Return an integer of at least ``at_least``, or raise TypeError or ValueError that name it.
+    """Return an integer of at least ``at_least``, or raise TypeError or ValueError.
 
     True and False are not integers here, nor is 96.0.
 
@@ -30,7 +30,7 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> int:
 
 
 def check_number(name: str, value: Any, at_least: float = 0.0, below: float = math.inf) -> float:
-    """Return a finite number in [at_least, below), or raise TypeError or ValueError that name it.
+    """Return a finite number in [at_least, below), or raise TypeError or ValueError.
 
     >>> check_number("dropout", 0.1, below=1)
     0.1
@@ -48,7 +48,7 @@ def check_number(name: str, value: Any, at_least: float = 0.0, below: float = ma
 def extra_for(what: str, extra: str) -> Iterator[None]:
     """Turn a missing package into an ImportError that has the command which installs it.
 
-    ``what`` is being imported, ``extra`` brings it.
+    ``what`` names the thing imported, ``extra`` the extra that brings it.
 
     >>> with extra_for("a graph", "onnx"):
     ...     import no_such_package

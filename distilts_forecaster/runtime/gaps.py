@@ -126,7 +126,7 @@ def fill_covariates(rows: np.ndarray, known_ahead: bool) -> np.ndarray:
 
 
 def carry_forward(values: np.ndarray, axis: int) -> np.ndarray:
-    """Carry values over the gaps after them; ``axis`` is that of the steps.
+    """Fill each gap with the last value before it; ``axis`` is that of time.
 
     >>> carry_forward(np.array([np.nan, 1.0, np.nan, 3.0]), axis=0)
     array([nan,  1.,  1.,  3.])

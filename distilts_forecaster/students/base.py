@@ -103,8 +103,8 @@ class FitTask:
     """What a student is fitted to.
 
     ``trial`` and ``final`` are sums over the windows used while settings are chosen, and over all.
-    ``holds_out`` says whether the trial windows are fewer: then a student that was fitted to them
-    alone can be judged on the others. ``windows`` are for students that are trained on them.
+    ``holds_out``: a student is also fitted to the trial windows alone, and judged on the others.
+    ``windows`` are for students that are trained on them.
     """
 
     frame: Frame
@@ -122,8 +122,8 @@ class FitTask:
 class Fitted:
     """A fitted student.
 
-    ``trial`` is the student as it was while the held-out windows were held out (the same one where
-    none were), ``error`` that of ``trial`` on them, ``alignment`` how hidden states were aligned.
+    ``trial`` is the student that was fitted without the held-out windows (``student`` if there are
+    none), ``error`` its error on them, ``alignment`` how hidden states were aligned.
     """
 
     student: Forecaster

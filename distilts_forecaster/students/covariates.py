@@ -73,8 +73,8 @@ def sum_effects(
 ) -> EffectSums:
     """Sum over windows what effects are solved from.
 
-    The student is fitted without covariates, ``effects`` are :func:`empty_effects`, ``horizon``
-    steps of the targets may be looked at.
+    The student is fitted without covariates, ``effects`` are :func:`empty_effects`. Targets count
+    up to step ``horizon``.
     """
     gram: np.ndarray | float = 0.0
     cross: np.ndarray | float = 0.0

@@ -34,9 +34,9 @@ ALIGNMENTS = ("factorised", "linear", "relational")
 class Objective:
     """What a student trained by gradient minimises.
 
-    Errors are on the scale that windows are compared on (each window divided by its softened
-    standard deviation, see :mod:`~distilts_forecaster.windows.cutting`), so that series of any
-    level and scale count alike. Each term is a mean over the windows that it can be computed for.
+    Errors are in units of each window's softened standard deviation (see
+    :mod:`~distilts_forecaster.windows.scaling`), so series of any level and scale count alike. Each
+    term is a mean over the windows that it can be computed for.
     ``distillation_weight`` is alpha, ``horizon_weights`` (T,) are w_t, of mean one,
     ``alignment_weight`` is beta. With one quantile level, the target enters by its squared error;
     with several by the pinball loss of each, doubled, so that the median's is the absolute error.
@@ -106,11 +106,11 @@ def resolve_horizon_weights(
 ) -> np.ndarray:
     """Turn any accepted form of ``horizon_weights`` into weights of mean one: (horizon,).
 
-    They are the paper's tau; or ``"exponential"`` (tau = 1), ``"linear"`` (1, 2, ... T),
+    A number is the paper's tau. Or: ``"exponential"`` (tau = 1), ``"linear"`` (1, 2, ... T),
     ``"uniform"`` or ``"inverse_error"`` (one over ``teacher_error`` (horizon,), the teacher's mean
     squared error at each step: it counts most where it is best; uniform where that is not known);
-    or one weight for each step; or a function of the horizon that returns those. TypeError if they
-    are not numbers; ValueError if there are not ``horizon`` of them, or one is negative or not
+    or one weight for each step; or a function of the horizon that returns those. TypeError if
+    weights are not numbers; ValueError if there are not ``horizon`` of them, one is negative or not
     finite, or all are zero.
 
     >>> resolve_horizon_weights([1, 3], 2)

@@ -132,9 +132,9 @@ class WindowSums:
 class HeldOut:
     """What is known of the held-out windows.
 
-    ``sums`` are of those whose targets are whole; ``features`` (n_rows, F) and ``targets`` (n_rows,
-    T) of the others, whose missing targets (NaN) are in no sum, for any candidate. Each of these
-    stands for ``row_weight`` rows.
+    ``sums`` are over the rows whose targets are whole. ``features`` (n_rows, F) and ``targets``
+    (n_rows, T; NaN where missing) are the other rows, or some of them: each of these stands for
+    ``row_weight`` rows.
     """
 
     sums: WindowSums

@@ -29,9 +29,9 @@ _TARGET_NAMES = ("y", "target", "value")
 class Table:
     """Series, as they were read.
 
-    ``ids`` has one for each series; a wide table is one series without a name, None. ``times`` are
-    regular and increasing, ``values`` (n_points, C) NaN where a value, or a whole row, is missing.
-    ``time_name`` is "step" where there is no such column. ``freqs`` are where times are dates.
+    ``ids`` names each series; the one series of a wide table has the id None. ``times`` are regular
+    and increasing, ``values`` (n_points, C) NaN where a value, or a whole row, is missing.
+    ``time_name`` is "step" where no column has times. ``freqs`` are None where times are no dates.
     """
 
     ids: list[Any]
@@ -77,10 +77,10 @@ def read_table(
     row for each time, a column for each component of one series.
 
     ``source`` is a file, or "-" for standard input; Parquet is told by its first bytes. Columns are
-    by default those that are usual; targets one called y, target or value in a long table, and all
-    others in a wide one. ``freq`` is found by default. ValueError if it is no table, a column is
-    missing or holds something else, times are missing, there twice or not regular; OSError if there
-    is no such file.
+    found by their usual names; the target is y, target or value in a long table, and all other
+    columns in a wide one. ``freq`` is found by default. ValueError if it is no table, a column is
+    missing or of the wrong kind, or times are missing, there twice, or not regular; OSError if
+    there is no such file.
     """
     frame = _read_frame(source, id)
     if not len(frame) or not len(frame.columns):

@@ -99,7 +99,7 @@ def _from_numbers(column: pd.Series) -> pd.Index:
 
 
 def find_freq(times: pd.DatetimeIndex) -> str | None:
-    """Find how often times come, though some may be missing; None where it cannot be seen.
+    """Find the frequency of times, some of which may be missing; None if it is not clear.
 
     >>> find_freq(pd.date_range("2024-01-01", periods=40, freq="h").delete([7, 20]))
     'h'

@@ -197,8 +197,8 @@ def describe(
 ) -> tuple[str | None, str | None]:
     """Return name and revision of a model that is nothing but its parameters.
 
-    None twice where a parameter is an object without a description of its own. ``version`` is that
-    of the library that it comes from.
+    None twice where a parameter is an object without a description of its own. ``version`` is the
+    version of the model's library.
 
     >>> describe(1.0, {"sp": 12}, "1.2")
     ('float', "1.2 builtins.float {'sp': 12}")
@@ -231,7 +231,7 @@ def interpolate_quantiles(
 class WrappedTeacher:
     """Base of the teachers that wrap a model of another library.
 
-    Labels without a revision belong to the very object that is ``wrapped``.
+    Labels without a revision belong to this one ``wrapped`` object.
     """
 
     info: TeacherInfo

@@ -16,7 +16,7 @@ __all__ = ["BY_HORIZON", "Ensemble", "EnsembleTeacher", "weights_by_horizon"]
 #: Weights are chosen for each step, by the members' errors on windows with a target.
 BY_HORIZON = "by_horizon"
 
-#: How strongly chosen weights are drawn to equal ones, relative to the members' mean error.
+#: How strongly chosen weights shrink towards equal ones, relative to the members' mean error.
 _SHRINKAGE = 0.05
 
 

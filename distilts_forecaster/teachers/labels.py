@@ -84,7 +84,7 @@ class Labeller:
     ) -> np.ndarray:
         """Return the teacher's forecasts (N, horizon, C, Q), made now or before.
 
-        Covariates of the same steps and the horizon's are for a teacher that takes them.
+        Covariates, for a teacher that takes them, cover the steps of contexts and horizon.
         ``progress`` is called with the number of windows done, after each batch. ValueError if a
         forecast has the wrong shape or is not finite.
         """

@@ -33,8 +33,7 @@ def as_specification(teacher: Any) -> Any:
 
     Names and paths stay as they are; models and functions are wrapped in a teacher whose deep copy
     is itself; lists become an :class:`Ensemble`. ValueError if it is an unknown name, or a
-    directory that is not a teacher, or a Darts model that cannot be one; TypeError if nothing can
-    be made of it.
+    directory or Darts model that cannot be a teacher; TypeError for other objects that cannot.
 
     >>> as_specification("bundled")
     'bundled'

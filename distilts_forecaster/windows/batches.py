@@ -27,8 +27,8 @@ class Batch:
     context : shape (B, L, C)
         Mean 0 and standard deviation 1 over each window and component.
     ratio : shape (B, 1, C)
-        What brings a network's forecast to the scale that errors are measured on: the window's
-        standard deviation over its softened one.
+        Factor from the network's forecast to the scale of errors: the window's standard deviation
+        over ``soft_std``.
     soft_std : shape (B, 1, C)
         The softened standard deviation over :data:`~distilts_forecaster.windows.scaling.SOFTNESS`,
         in units of the series' own.
@@ -106,8 +106,8 @@ class TeacherArray:
 class TeacherRows:
     """What a teacher says of the windows that it was asked for.
 
-    ``labels`` (M, T, C, Q) are in units of the series' standardised values; ``hidden`` (M, C or 1,
-    P, D) is float16, its mean and standard deviation (D,).
+    ``labels`` (M, T, C, Q) are standardised as the series; ``hidden`` (M, C or 1, P, D) is float16,
+    with mean and standard deviation (D,).
     """
 
     labels: np.ndarray
@@ -158,7 +158,7 @@ class TrainingWindows:
     ) -> TrainingWindows:
         """Return the windows that have a target or label which may be used.
 
-        ``target`` and ``labelled`` (N,) say where the target, and where the teacher, may be used.
+        ``target`` and ``labelled`` (N,) say whose target, and whose labels, may be used.
         """
         labelled = labelled & self.has_labels
         used = target | labelled

@@ -126,8 +126,8 @@ def fill_missing(rows: np.ndarray) -> np.ndarray:
 def normalise(rows: np.ndarray) -> tuple[Histories, np.ndarray, np.ndarray]:
     """Bring rows (n, L) to mean zero and standard deviation one, leading gaps to zero.
 
-    NaN is only before the first observation. Mean and scale are (n, 1); that of a constant row is
-    one.
+    NaN may stand before the first observation alone. Returns mean and scale (n, 1) too; the scale
+    of a constant row is one.
     """
     rows = rows.astype(np.float64)
     observed = np.isfinite(rows)

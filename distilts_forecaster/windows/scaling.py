@@ -43,7 +43,7 @@ class WindowScale:
 
 
 def centre(windows: np.ndarray, axis: int) -> WindowScale:
-    """Subtract from complete windows, in place, their means over the steps, ``axis``."""
+    """Subtract the mean of each window over its steps, ``axis``, in place. There are no gaps."""
     mean = windows.mean(axis=axis, keepdims=True)
     windows -= mean
     # einsum multiplies and adds up without an array of squares.
@@ -59,7 +59,7 @@ class NormalisedWindows:
     ``features`` (n_rows, L) are ``(context - mean) / scale``; ``mean`` and ``scale`` are (n_rows,
     1). ``scale = sqrt(std**2 + SOFTNESS**2)``, in units of the series' own standard deviation, only
     weighs windows against each other in the fit: a student that is linear in ``context - mean``
-    commutes with shifts and scales whatever it is, so nothing of it is needed to predict.
+    makes the same forecasts without it.
     """
 
     features: np.ndarray

@@ -127,9 +127,8 @@ class WindowSource(ABC):
     ) -> np.ndarray:
         """Say for every origin whether enough of its window is observed: (n_origins,).
 
-        A quarter of the context's values, and one of the target's, which goes from
-        ``output_chunk_shift`` to ``target_stop`` steps after the origin; 0 for windows that need no
-        target.
+        Enough is a quarter of the context's values, and one of the target's. The target goes from
+        ``output_chunk_shift`` to ``target_stop`` steps after the origin; 0 is no target.
         """
 
     @abstractmethod
@@ -196,8 +195,8 @@ class PreparedSeries(WindowSource):
     observed_before : shape (n_points + 1,)
         Number of observed values before each index, all components together.
     covariates : Covariates
-        Past: windows whose context they do not reach are left out. Future: as far ahead as they are
-        known, at least n_points.
+        Past: must cover the context of a window, or it is left out. Future: at least n_points, as
+        far ahead as they are known.
     open_start, open_end : bool
         Whether windows may begin before the series, and end after it: what lies outside is missing.
         For series that would give no window, or few, otherwise.

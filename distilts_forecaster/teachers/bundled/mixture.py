@@ -75,9 +75,9 @@ _ERROR_STEPS = np.array([3.0, 14.0, 40.0, 92.0])
 
 
 def end_at_last_observation(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Move rows (n, L) to the right until they end with an observation; return how far too, (n,).
+    """Move rows (n, L) right until they end with an observation; return them and the steps moved.
 
-    What is to be forecast lies that much further ahead. Zero for rows without any observation.
+    Forecasts lie that much further ahead. Zero steps for rows without any observation.
     """
     observed = np.isfinite(rows)
     gap = np.where(observed.any(axis=1), observed[:, ::-1].argmax(axis=1), 0)
@@ -99,9 +99,8 @@ def observed_share(rows: np.ndarray) -> np.ndarray:
 class Description:
     """What is known of n rows before any step is forecast.
 
-    ``errors`` (n, B, E) are those of :func:`~.experts.backtest`; ``unit`` (n,) is the mean error of
-    the expert that did best: the unit of what the network sees and answers. ``features`` are (n,
-    D).
+    ``errors`` (n, B, E) come from :func:`~.experts.backtest`; ``unit`` (n,) is the mean error of
+    the best expert: the unit of the network's inputs and outputs. ``features`` are (n, D).
     """
 
     fitted: Fitted
@@ -165,8 +164,8 @@ def _statistics(rows: Histories, periods: Periods, observed_share: np.ndarray) -
 def describe(rows: Histories, observed_share: np.ndarray) -> Description:
     """Find periods, fit and backtest the experts, and gather the network's features.
 
-    ``rows`` are normalised. ``observed_share`` (n,) is that of the steps since the first
-    observation: interpolated values look smoother than the series is.
+    ``rows`` are normalised. ``observed_share`` (n,) is the observed share of the steps since the
+    first observation: interpolated values look smoother than the series is.
     """
     periods = find_periods(rows)
     fitted = experts.fit(rows, periods.steps)
@@ -188,10 +187,10 @@ def describe(rows: Histories, observed_share: np.ndarray) -> Description:
 def read_contexts(
     rows: np.ndarray,
 ) -> tuple[Histories, np.ndarray, np.ndarray, Description, np.ndarray]:
-    """Do all that comes before forecasting rows (n, L), in training as in use.
+    """Fill, normalise and describe contexts (n, L), in training as in use.
 
-    Returns the normalised rows, mean and scale (n, 1), description, and gap (n,): the step after
-    the context lies that much further ahead.
+    Returns the normalised rows, mean and scale (n, 1), description, and gap (n,): forecasts lie
+    that much further ahead.
     """
     rows, gap = end_at_last_observation(rows)
     normalised, mean, scale = normalise(fill_missing(rows))
@@ -289,10 +288,9 @@ class MixtureTeacher:
         return TeacherForecast(np.ascontiguousarray(shaped.transpose(0, 2, 1, 3), np.float32))
 
     def hidden_states(self, contexts: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-        """Return what the network makes of statistics and experts' errors: (N, C, 1, D).
+        """Return the network's encoding of statistics and experts' errors: (N, C, 1, D).
 
-        All that the mixture knows of it besides the experts' forecasts. ``steps`` are not looked
-        at: one state stands for the whole context.
+        ``steps`` are ignored: one state stands for the whole context.
         """
         n, _, components = contexts.shape
         if n * components == 0:
