@@ -155,6 +155,27 @@ def test_parquet_goes_in_and_out(tmp_path, student, table, capsys):
     assert list(pd.read_parquet(out).columns) == ["ds", "a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["report", "STUDENT", "DATA", "--plot", "OUT.png"], "matplotlib"),
+        (["predict", "STUDENT", "DATA", "--out", "OUT.parquet"], "pyarrow"),
+    ],
+)
+def test_a_missing_package_is_named(
+    tmp_path, student, table, capsys, monkeypatch, arguments, missing
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, f"{missing}.figure", raising=False)
+    names = {"STUDENT": str(student), "DATA": str(table), "OUT": str(tmp_path / "out")}
+    for name, value in names.items():
+        arguments = [one.replace(name, value) for one in arguments]
+    code, _, said = run(capsys, *arguments)
+    assert code == 2
+    assert f'needs {missing}: pip install "distilts-forecaster[cli]"' in said
+    assert not list(tmp_path.glob("out.*"))
+
+
 def test_standard_input_and_a_reader_that_has_enough(student, table):
     command = f"cat {table} | {sys.executable} -m distilts_forecaster.cli.main predict {student} -"
     out = subprocess.run(

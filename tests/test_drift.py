@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,15 @@ def test_it_is_drawn(teacher, values):
     np.testing.assert_array_equal(lines.pop("teacher"), report.teacher_by_step)
     assert not lines
     assert axes.get_xlabel() == "steps ahead"
+
+
+def test_a_missing_matplotlib_is_named(teacher, values, monkeypatch):
+    model = make(teacher).fit(TimeSeries.from_values(values[:400]))
+    report = model.drift_report(TimeSeries.from_values(values))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    with pytest.raises(ImportError, match=r"distilts-forecaster\[plot\]"):
+        report.plot()
 
 
 def test_what_cannot_be_measured_is_refused(teacher, values):

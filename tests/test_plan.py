@@ -155,6 +155,23 @@ def test_future_covariates_bound_the_labelled_windows(teacher):
     assert bare.first.covariates.future is None
 
 
+def test_weights_of_zero_alone_are_refused(teacher):
+    settings = make_settings(4, 2)
+    labeller = Labeller(teacher, MemoryStore(), 2)
+
+    def weighted(weight):
+        return replace(prepare_series(seasonal(20)), weight=np.array(weight, dtype=float))
+
+    # Origins below 4 have no window, and those from 19 on no target.
+    unused = [1.0] * 4 + [0.0] * 15 + [1.0] * 2
+    with pytest.raises(ValueError, match="zero for the target of every window"):
+        plan_windows([weighted(unused)] * 2, settings, labeller)
+    unused[18] = 0.1
+    assert plan_windows([weighted(unused)], settings, labeller).n_targets == 15
+    some = [weighted([0.0] * 21), prepare_series(seasonal(20))]
+    assert plan_windows(some, settings, labeller).n_targets == 30
+
+
 def test_a_budget_is_met_exactly_by_a_sample_of_all_windows(teacher):
     every = planned([seasonal(60), seasonal(90, seed=1)], teacher)
     some = planned([seasonal(60), seasonal(90, seed=1)], teacher, label_budget=40)

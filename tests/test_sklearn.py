@@ -56,7 +56,7 @@ def test_weights_are_as_good_as_repeated_rows():
     assert np.abs(weighted.predict(X) - plain.predict(X)).max() > 0.1
     uniform = DistilledRegressor(**settings).fit(X, y, sample_weight=np.full(len(X), 7.0))
     np.testing.assert_allclose(uniform.predict(X), plain.predict(X), atol=1e-5)
-    with pytest.raises(ValueError, match="at least one non-zero"):
+    with pytest.raises(ValueError, match="zero"):
         DistilledRegressor(**settings).fit(X, y, sample_weight=np.zeros(len(X)))
 
 

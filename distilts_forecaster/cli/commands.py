@@ -318,7 +318,8 @@ def _plot_report(
     path: Path,
 ) -> None:
     """Draw errors by step, and the forecast of one window."""
-    from matplotlib.figure import Figure
+    with extra_for("a picture", "cli"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -454,6 +455,8 @@ def write_frame(frame: Any, out: Path | None, as_json: bool) -> None:
         raise ValueError(f"--out {out}: name a .csv, .parquet or .json file (with --json a .json).")
     kind = "json" if as_json else kinds[suffix]
     if kind == "parquet":
+        with extra_for("Parquet", "cli"):
+            import pyarrow  # noqa: F401
         frame.to_parquet(out, index=False)
     elif kind == "csv":
         frame.to_csv(sys.stdout if out is None else out, index=False)

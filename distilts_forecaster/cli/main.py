@@ -282,7 +282,7 @@ def _check_output(output: Path, option: str = "--output") -> None:
 
 def _ablate(args: argparse.Namespace) -> int:
     """Run ``distilts ablate``."""
-    with extra_for("the ablation", "cli,darts,torch"):
+    with extra_for("the ablation", "cli,darts-torch"):
         import pandas as pd
 
         from distilts_forecaster.cli.ablation import ablate, plot, read_spans, summarise

@@ -15,6 +15,7 @@ from distilts_forecaster.distill.label import teacher_labels
 from distilts_forecaster.distill.plan import resolve_teacher_context
 from distilts_forecaster.distill.teacher_ensemble import open_labeller
 from distilts_forecaster.runtime.base import Forecaster
+from distilts_forecaster.runtime.checks import extra_for
 from distilts_forecaster.settings import Settings
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.teachers.load import load_teacher
@@ -100,7 +101,8 @@ class DriftReport:
         -------
         matplotlib.axes.Axes
         """
-        import matplotlib.pyplot as plt
+        with extra_for("a picture", "plot"):
+            import matplotlib.pyplot as plt
 
         _, axes = plt.subplots(figsize=(6, 3), layout="constrained")
         steps = np.arange(1, len(self.student_by_step) + 1)

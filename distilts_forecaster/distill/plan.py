@@ -276,6 +276,15 @@ def _check_windows(plan: Plan, labeller: Labeller | None) -> None:
             f"one of the {settings.output_chunk_length} that follow: too much is missing. Pass "
             "more data, or a smaller input_chunk_length."
         )
+    weights = [one.source.weight for one in plan.sources]
+    counting = (
+        one.target if weight is None else one.target & (weight > 0)
+        for weight, one in zip(weights, plan.sources, strict=True)
+    )
+    if not any(mask.any() for mask in counting):
+        raise ValueError(
+            "sample_weight is zero for the target of every window: leave it out to count all alike."
+        )
     if labeller is not None and not plan.n_labels:
         info = labeller.teacher.info
         raise ValueError(

@@ -122,7 +122,7 @@ def origin_weights(
 
     It is the mean weight over steps and components. "linear" and "exponential" fall towards the
     past, by Darts' own formula. TypeError or ValueError if it is none of these, or weights do not
-    cover their series, are negative, or are all zero.
+    cover their series or are negative.
     """
     targets = [series] if isinstance(series, TimeSeries) else list(series)
     if sample_weight is None:
@@ -139,6 +139,4 @@ def origin_weights(
         if (rows < 0).any():
             raise ValueError(f"sample_weight must be at least 0, got {rows.min():g}.")
         made.append(weights_by_origin(rows, chunks))
-    if not any(one.any() for one in made):
-        raise ValueError("sample_weight is zero everywhere: leave it out to count all alike.")
     return made

@@ -31,7 +31,9 @@ def _times_after(
     end: pd.Timestamp | int, freq: Any, n: int, shift: int, name: str | None, unit: str | None
 ) -> pd.Index:
     """Make the times; ``unit`` keeps equal timestamps apart in the cache."""
-    return generate_index(start=end + (1 + shift) * freq, length=n, freq=freq, name=name)
+    times = generate_index(start=end + (1 + shift) * freq, length=n, freq=freq, name=name)
+    # pandas 2 makes nanoseconds of any unit.
+    return times if unit is None else times.as_unit(unit)
 
 
 #: What a TimeSeries of Darts 0.48 is made of; its first and last time are found when

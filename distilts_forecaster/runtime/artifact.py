@@ -30,15 +30,7 @@ from distilts_forecaster.runtime.linear import LinearForecaster
 from distilts_forecaster.runtime.networks import NetworkForecaster
 from distilts_forecaster.runtime.quantiles import ErrorQuantiles
 
-__all__ = [
-    "CARD_FILE",
-    "CONFIG_FILE",
-    "FORMAT_VERSION",
-    "WEIGHTS_FILE",
-    "check_free",
-    "load_student",
-    "save_student",
-]
+__all__ = ["WEIGHTS_FILE", "check_free", "load_student", "save_student"]
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"

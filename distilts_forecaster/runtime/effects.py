@@ -42,17 +42,9 @@ class Effects:
     knots: np.ndarray | None = None
 
     def features(self, covariates: Covariates, matrix: np.ndarray) -> np.ndarray:
-        """Return the features that the effect is linear in.
+        """Return the features that the effect is linear in: (N, T, 1 or C, B) float32.
 
-        Parameters
-        ----------
-        covariates : Covariates
-        matrix : numpy.ndarray, shape (L, T)
-            Of the student: what it forecasts of a centred context.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (N, T, 1 or C, B)
+        ``matrix`` (L, T) is the student's: what it forecasts of a centred context.
         """
         length, steps = matrix.shape
         parts = []
@@ -76,19 +68,7 @@ class Effects:
         )
 
     def apply(self, covariates: Covariates, matrix: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Return what the covariates add to the forecast.
-
-        Parameters
-        ----------
-        covariates : Covariates
-        matrix : numpy.ndarray, shape (L, T)
-        std : numpy.ndarray, shape (N, C)
-            Standard deviations of the contexts.
-
-        Returns
-        -------
-        numpy.ndarray, shape (N, T, C)
-        """
+        """Return what the covariates add, given the contexts' deviations (N, C): (N, T, C)."""
         features = self.features(covariates, matrix)
         # One product where the components share their weights or their features.
         effect = np.einsum("ntcb,ctb->ntc", features, self.weights, optimize=True)

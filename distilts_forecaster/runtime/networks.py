@@ -49,17 +49,7 @@ class ScaledForecaster(Forecaster):
         return self.central_forecast(windows, covariates)[..., self.quantile_levels.index(0.5)]
 
     def central_forecast(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
-        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), sorted.
-
-        Parameters
-        ----------
-        contexts : numpy.ndarray of float64, shape (N, L, C)
-        covariates : Covariates
-
-        Returns
-        -------
-        numpy.ndarray, shape (N, T, C, Q)
-        """
+        """Forecast T steps for (N, L, C) contexts: (N, T, C, Q), sorted."""
         step = max(1, _ROWS_PER_CHUNK // contexts.shape[2])
         if len(contexts) > step:
             parts = [slice(i, i + step) for i in range(0, len(contexts), step)]

@@ -112,22 +112,10 @@ class ErrorQuantiles:
             )
 
     def around(self, forecast: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Return the quantiles around forecasts.
+        """Return quantiles at :attr:`levels` around forecasts (N, T, C, 1 or Q): (N, T, C, Q).
 
-        Parameters
-        ----------
-        forecast : numpy.ndarray, shape (N, T, C, 1) or (N, T, C, Q)
-            One forecast, or the student's own quantiles.
-        std : numpy.ndarray, shape (N, C)
-            Standard deviations of the contexts.
+        ``deviation`` (N, C) are the standard deviations of the contexts.
 
-        Returns
-        -------
-        numpy.ndarray of float64, shape (N, T, C, Q)
-            At :attr:`levels`.
-
-        Examples
-        --------
         >>> errors = ErrorQuantiles(np.array([[-1.0, 0.0, 1.0]]), (0.1, 0.5, 0.9))
         >>> errors.around(np.full((1, 1, 1, 1), 5.0), np.array([[2.0]])).ravel()
         array([3., 5., 7.])

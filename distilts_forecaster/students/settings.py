@@ -35,7 +35,6 @@ __all__ = [
     "ITransformer",
     "Linear",
     "Network",
-    "Training",
 ]
 
 
