@@ -59,8 +59,8 @@ def test_a_missing_extra_is_named():
     [
         ("import distilts_forecaster.sktime", "sktime", "sktime"),
         ("import distilts_forecaster.sklearn", "sklearn", "sklearn"),
-        ("from distilts_forecaster import Linear", "scipy", "fit"),
-        ("from distilts_forecaster import MLP", "scipy", "torch"),
+        ("import distilts_forecaster.sklearn", "scipy", "sklearn"),
+        ("from distilts_forecaster import DartsTeacher", "darts", "darts"),
         ("from distilts_forecaster import from_long", "pandas", "darts"),
         (
             "from distilts_forecaster import LinearForecaster, export_onnx; import numpy\n"

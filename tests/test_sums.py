@@ -152,6 +152,40 @@ def test_validation_errors_are_those_of_the_solutions():
             assert errors[i, j] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("n_matrices", [1, 2])
+def test_a_sample_of_incomplete_rows_stands_for_all(n_matrices):
+    features, targets, labels = rows(60)
+    held, held_targets, _ = rows(16, seed=1)
+    held_targets[10:, 0] = np.nan
+    known = np.isfinite(held_targets)
+    repeats = np.where(known.all(axis=1), 1, 4)
+    sums = summed(features, targets, labels, n_matrices)
+    whole_rows = summed(held[:10], held_targets[:10], n_matrices=n_matrices)
+    parts = HeldOut(whole_rows, held[10:], held_targets[10:], row_weight=4.0)
+    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
+    weights = solve(sums, np.ones(T), 0.1)
+    made = np.stack([row @ weights[i % n_matrices] for i, row in enumerate(held)])
+    squares = np.where(known, made - held_targets, 0.0) ** 2
+    expected = (repeats[:, None] * squares).sum() / (repeats[:, None] * known).sum()
+    assert error == pytest.approx(expected, rel=1e-4)
+    assert parts.n_rows == 10 + 4 * 6
+
+
+def test_less_than_one_value_held_out_is_no_larger_error():
+    features, targets, labels = rows(60)
+    sums = summed(features, targets, labels)
+    nothing = HeldOut(WindowSums(1, F, T), features[:0], targets[:0])
+    np.testing.assert_array_equal(validation_errors(sums, nothing, [np.ones(T)], [0.1]), 0.0)
+
+
+def test_twice_the_sums_are_those_of_every_window_twice():
+    features, targets, labels = rows(40)
+    twice = summed(features, targets, labels) * 2.0
+    again = summed(*(np.concatenate([one, one]) for one in (features, targets, labels)))
+    for name, value in vars(twice).items():
+        np.testing.assert_allclose(value, getattr(again, name), rtol=1e-4, atol=1e-4)
+
+
 def test_constant_windows_alone_can_be_solved():
     sums = summed(np.zeros((10, F), np.float32), np.zeros((10, T), np.float32))
     np.testing.assert_array_equal(solve(sums, np.zeros(T), 0.1), 0.0)

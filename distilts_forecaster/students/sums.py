@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 __all__ = [
     "RIDGE_GRID",
@@ -171,7 +170,7 @@ def _diagonalise(
     one symmetric eigenproblem for each, and none without a teacher.
     """
     n_target, n_teacher = max(sums.n_target, 1), max(sums.n_teacher, 1)
-    powers, basis = eigh(sums.gram_target[k] / n_target, check_finite=False, driver="evd")
+    powers, basis = np.linalg.eigh(sums.gram_target[k] / n_target)
     mean_power = max(powers.mean(), _TINY)
     cross_target = basis.T @ (sums.cross_target[k] / n_target)
     cross_teacher = basis.T @ (sums.cross_teacher[k] / n_teacher)
@@ -179,9 +178,7 @@ def _diagonalise(
     for ridge in ridges:
         scale = 1.0 / np.sqrt(np.maximum(powers, 0.0) + ridge * mean_power)
         if sums.n_teacher:
-            values, rotation = eigh(
-                scale[:, None] * gram_teacher * scale, check_finite=False, driver="evd"
-            )
+            values, rotation = np.linalg.eigh(scale[:, None] * gram_teacher * scale)
         else:
             values, rotation = np.zeros(len(scale)), np.eye(len(scale))
         rotation = scale[:, None] * rotation
