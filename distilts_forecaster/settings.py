@@ -234,6 +234,19 @@ def make_settings(
     )
 
 
+def fewest_points(settings: Settings) -> int:
+    """Return how many points one series must have to be fitted.
+
+    >>> [fewest_points(make_settings(*given)) for given in ((24, 6), (2,), ())]
+    [30, 4, 4]
+    """
+    if all(settings.given):
+        return settings.chunks.length
+    length = settings.input_chunk_length if settings.given[0] else 1
+    steps = settings.output_chunk_length if settings.given[1] else 1
+    return settings.output_chunk_shift + max(FEWEST_POINTS, length + steps)
+
+
 def fit_lengths(
     settings: Settings,
     n_points: Sequence[int],
@@ -296,10 +309,8 @@ def fit_lengths(
         needed = length + shift + steps
         n_windows = sum(max(0, one - needed + 1) for one in n_points)
         if n < needed or n_windows < length:
-            length = n // 2
-            if settings.given[1]:
-                length = min(length, longest - shift - steps)
-            length = max(1, min(NOMINAL[0], length))
+            known = steps if settings.given[1] else 1
+            length = max(1, min(NOMINAL[0], n // 2, longest - shift - known))
     needed = length + shift + (steps if settings.given[1] else 1)
     if longest < needed:
         raise ValueError(_too_short(settings, longest))
@@ -408,7 +419,9 @@ def _check_flag(name: str, flag: Any) -> bool:
 
 def _is_sequence(value: Any) -> bool:
     """Say whether it is a sequence, and no text."""
-    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _check_distillation_weight(weight: Any) -> float | str:
@@ -428,8 +441,9 @@ def _check_horizon_weights(weights: Any, horizon: int) -> HorizonWeights:
         return weights
     resolve_horizon_weights(weights, horizon)
     # A copy: the user may change the list later.
-    keep = callable(weights) or np.isscalar(weights)
-    return weights if keep else tuple(weights)
+    if callable(weights) or isinstance(weights, str):
+        return weights
+    return float(weights) if np.ndim(weights) == 0 else tuple(weights)
 
 
 def _check_alignment(
@@ -465,7 +479,7 @@ def _check_quantiles(quantiles: Any) -> tuple[float, ...]:
         raise TypeError(
             f"quantiles must be numbers, got {quantiles!r}. Example: quantiles=[0.1, 0.5, 0.9]"
         ) from error
-    if 0.5 not in levels or not 0 < min(levels) <= max(levels) < 1 or np.any(np.diff(levels) <= 0):
+    if 0.5 not in levels or not all(0 < q < 1 for q in levels) or not (np.diff(levels) > 0).all():
         raise ValueError(
             f"quantiles must increase between 0 and 1 and hold 0.5, got {quantiles!r}. "
             "Example: quantiles=[0.1, 0.5, 0.9]"

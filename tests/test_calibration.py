@@ -276,15 +276,14 @@ def test_the_autocorrelation_is_that_of_pairs_of_known_steps():
     assert calibration._error_autocorrelation(np.stack([[[1.0], [-1.0]]]), errors[:0]) == 0.0
 
 
-@pytest.mark.parametrize(("budget", "spent", "most"), [(None, 0, 200), (60, 20, 40), (60, 70, 0)])
-def test_teachers_are_asked_for_few_windows_of_validation_series(budget, spent, most):
+@pytest.mark.parametrize(("n", "budget", "most"), [(1000, None, 200), (81, 60, 28), (1000, 60, 0)])
+def test_teachers_are_asked_for_few_windows_of_validation_series(n, budget, most):
     values = np.random.default_rng(0).normal(size=(1000, 1))
     given = {**GIVEN, "distillation_weight": 1.0, "teacher_context": 50, "label_budget": budget}
     settings = make_settings(L, T, **given)
     labeller = Labeller(NormalTeacher(1.0), MemoryStore(), T, (0.1, 0.5, 0.9))
-    labeller.n_labelled = spent
     held_out = [prepare_series(values), prepare_series(values[:500])]
-    plan = plan_windows([prepare_series(values)], settings, labeller, held_out)
+    plan = plan_windows([prepare_series(values[:n])], settings, labeller, held_out)
     asked = calibration._asked(plan, plan.held_out, labeller)
     assert 0.8 * most <= sum(int(mask.sum()) for mask in asked) <= most
     for mask, one in zip(asked, held_out, strict=True):

@@ -105,8 +105,15 @@ def test_a_fault_of_the_program_is_told_apart_from_one_of_the_user(table, capsys
     code, _, err = run(capsys, "predict", "student", table)
     assert code == 70
     assert "--debug" in err
-    with pytest.raises(KeyError):
-        run(capsys, "--debug", "predict", "student", table)
+    for arguments in (["--debug", "predict"], ["predict", "--debug"]):
+        with pytest.raises(KeyError):
+            run(capsys, *arguments, "student", table)
+
+
+def test_a_tau_that_cannot_be_is_the_users(tmp_path, table, capsys):
+    code, _, err = run(capsys, "fit", table, "--out", tmp_path / "out", "--tau", "foo")
+    assert code == 2
+    assert "horizon_weights must be a number" in err
 
 
 def test_json_keeps_all_digits(tmp_path, student, capsys):

@@ -218,7 +218,7 @@ def test_a_backtest_that_refits_asks_for_new_windows_only(tmp_path):
 SECOND_PROCESS = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_forecaster import CountingTeacher, make, series
+from test_darts import CountingTeacher, make, series
 model = make(CountingTeacher({log!r}), cache_dir={cache!r}).fit(series())
 print(model.training_summary_.windows.labelled, model.training_summary_.windows.from_cache)
 """
@@ -443,7 +443,7 @@ BAD_SETTINGS = [
     ({"distillation_weight": None}, TypeError, "distillation_weight"),
     ({"horizon_weights": [1.0, 2.0]}, ValueError, "one weight for each of the 6 steps"),
     ({"horizon_weights": [1.0] * 5 + [-1.0]}, ValueError, "got -1.0 at step 5"),
-    ({"horizon_weights": "steep"}, TypeError, "horizon_weights"),
+    ({"horizon_weights": "steep"}, ValueError, "horizon_weights"),
     ({"alignment": "factorised"}, ValueError, "Linear has none"),
     ({"alignment": "other"}, ValueError, 'alignment must be "auto"'),
     ({"alignment_weight": -1}, ValueError, "alignment_weight"),
@@ -452,6 +452,7 @@ BAD_SETTINGS = [
     ({"student": "dlinear", "alignment": "linear"}, ValueError, "DLinear has none"),
     ({"student": "mlp", "quantiles": [0.1, 0.9]}, ValueError, "hold 0.5"),
     ({"student": "mlp", "quantiles": [0.5, 0.1]}, ValueError, "must increase"),
+    ({"quantiles": [0.1, 0.5, float("nan")]}, ValueError, "must increase"),
     ({"student": "mlp", "quantiles": "all"}, TypeError, "quantiles must be numbers"),
     ({"student": "mlp", "quantiles": 0.5}, TypeError, "quantiles must be numbers"),
     ({"label_budget": 0}, ValueError, "label_budget must be at least 1"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import seasonal
 from darts import TimeSeries
 
 torch = pytest.importorskip("torch")
@@ -266,3 +267,24 @@ def test_a_backtest_refuses_covariates_that_the_model_does_not_know():
     model = make(student=MLP(hidden_size=8, training=Training(max_epochs=1))).fit(series)
     with pytest.raises(ValueError, match="fitted without covariates"):
         model.historical_forecasts(series, past_covariates=signal, retrain=False, start=150)
+
+
+def test_encoders_learn_their_scale_from_the_training_series_alone():
+    from darts.dataprocessing.transformers import Scaler
+
+    encoders = {"datetime_attribute": {"future": ["dayofyear"]}, "transformer": Scaler()}
+
+    def encoded(**more):
+        model = DistilledForecaster(
+            L, T, add_encoders=encoders, distillation_weight=0, cache_dir=False
+        )
+        series = TimeSeries.from_times_and_values(
+            pd.date_range("2020", periods=200, freq="D"), seasonal(200)
+        )
+        model.fit(series, **more)
+        return model.encoders.encode_inference(n=3, target=series)[1].values()
+
+    later = TimeSeries.from_times_and_values(
+        pd.date_range("2023-06", periods=80, freq="D"), seasonal(80)
+    )
+    np.testing.assert_array_equal(encoded(val_series=later), encoded())

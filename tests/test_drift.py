@@ -85,6 +85,26 @@ def test_it_is_drawn(teacher, values):
     assert axes.get_xlabel() == "steps ahead"
 
 
+def test_errors_of_zero_are_compared_too(teacher):
+    constant = TimeSeries.from_values(np.ones((200, 1)))
+    model = make(teacher).fit(constant)
+    assert model.drift_report(constant).change == 1.0
+    moved = constant.append_values(np.arange(1.0, 30.0))
+    assert model.drift_report(moved).change == 1.0  # the teacher was as right, and is as wrong
+    alone = make(teacher, distillation_weight=0).fit(constant).drift_report(moved)
+    assert alone.should_refit
+    assert "fit again" in str(alone)
+
+
+def test_a_series_without_a_whole_target_is_compared_as_far_as_it_is_known(teacher, values):
+    model = DistilledForecaster(teacher=teacher, cache_dir=False)
+    series = TimeSeries.from_values(values[:60])
+    report = model.fit(series).drift_report(series)
+    assert model.student_.output_chunk_length == 60
+    assert report.n_windows == 30
+    assert report.student_error > 0
+
+
 def test_a_missing_matplotlib_is_named(teacher, values, monkeypatch):
     model = make(teacher).fit(TimeSeries.from_values(values[:400]))
     report = model.drift_report(TimeSeries.from_values(values))

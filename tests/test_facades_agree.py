@@ -1,5 +1,7 @@
 """One rule for lengths in every facade: given ones are kept or refused, open ones are fitted."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -7,9 +9,12 @@ import pandas as pd
 import pytest
 from conftest import seasonal
 from darts import TimeSeries
+from sklearn.base import clone
 
 from distilts_forecaster import DistilledForecaster
 from distilts_forecaster import settings as settings_module
+from distilts_forecaster.distill.pipeline import fit_student
+from distilts_forecaster.facades import darts as darts_module
 from distilts_forecaster.settings import fit_lengths, make_settings
 from distilts_forecaster.sktime import DistilledForecaster as Sktime
 
@@ -112,8 +117,10 @@ def test_backtests_with_a_validation_span_run(lengths):
     assert len(made) == 3
 
 
-@pytest.mark.parametrize("lengths", [(None, None), (1, 1), (2, 1), (5, 3), (6, None), (None, 3)])
-@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize(
+    "lengths", [(None, None), (1, 1), (2, 1), (5, 3), (1, None), (2, None), (6, None), (None, 3)]
+)
+@pytest.mark.parametrize("shift", [0, 2, 5, 12])
 def test_the_shortest_series_that_darts_is_told_of_can_be_fitted(lengths, shift):
     model = DistilledForecaster(*lengths, shift, distillation_weight=0, **QUIET)
     n = model.min_train_series_length
@@ -128,11 +135,77 @@ def test_past_covariates_are_needed_no_further_than_was_said():
     assert len(model.predict(12)) == 12
 
 
-def test_a_refitted_model_tells_the_lags_of_an_unfitted_one_and_a_user_s_own_its_students():
+def test_fitted_models_tell_the_lags_of_their_students_clones_too():
     series = TimeSeries.from_values(seasonal(60))
     model = DistilledForecaster(**QUIET)
-    before = model.extreme_lags
-    again = model.untrained_model().fit(series)
-    assert again.extreme_lags == before
-    assert model.fit(series).extreme_lags[:2] == (-30, 59)
+    assert model.extreme_lags[:2] == (-3, 0)
+    for one in (model, model.untrained_model(), clone(model), copy.deepcopy(model)):
+        assert one.fit(series).extreme_lags[:2] == (-30, 59)
     assert DistilledForecaster(24, 6).extreme_lags[:2] == (-24, 5)
+
+
+@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("cloned", [True, False])
+def test_the_future_is_in_no_backtest(cloned, refit):
+    values = seasonal(60)
+    model = DistilledForecaster(distillation_weight=0, **QUIET)
+    if cloned:
+        model = clone(model)
+    model.fit(TimeSeries.from_values(values))
+    settings = {"forecast_horizon": 2, "retrain": refit, "stride": 6, "last_points_only": False}
+    for one in model.historical_forecasts(TimeSeries.from_values(values), **settings):
+        changed = values.copy()
+        changed[one.start_time() :] += 100.0
+        again = model.historical_forecasts(TimeSeries.from_values(changed), **settings)
+        (same,) = (other for other in again if other.start_time() == one.start_time())
+        np.testing.assert_allclose(same.values(), one.values(), atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(None, None), (None, 3), (12, None)])
+def test_a_fitted_model_backtests_as_an_unfitted_one_where_it_is_fitted_again(lengths):
+    series = TimeSeries.from_values(seasonal(60))
+    model = DistilledForecaster(*lengths, distillation_weight=0, **QUIET)
+    settings = {"forecast_horizon": 2, "retrain": True, "stride": 10}
+    before = model.historical_forecasts([series] * 2, **settings)
+    model.fit(TimeSeries.from_values(seasonal(50)))
+    after = model.historical_forecasts([series] * 2, **settings)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one.values(), other.values())
+        assert one.time_index.equals(other.time_index)
+    assert model.extreme_lags[0] == -model.student_.input_chunk_length
+
+
+def test_a_validation_span_holds_no_target_of_the_training_span(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        darts_module,
+        "fit_student",
+        lambda *args: given.append(args) or fit_student(*args),
+    )
+    model = DistilledForecaster(distillation_weight=0, **QUIET)
+    model.historical_forecasts(
+        TimeSeries.from_values(seasonal(200)),
+        retrain=True,
+        val_length=20,
+        start=190,
+        stride=50,
+    )
+    ((train, settings, _, _, validation, *_),) = given
+    assert len(train[0]) == 170
+    assert len(validation[0]) == settings.input_chunk_length + 20
+
+
+def test_weights_by_a_function_are_saved_at_the_length_that_was_fitted():
+    model = DistilledForecaster(horizon_weights=lambda n: np.linspace(1, 2, n), **QUIET)
+    model.fit(TimeSeries.from_values(seasonal(60)))
+    loaded = pickle.loads(pickle.dumps(model))
+    for one in (loaded, loaded.untrained_model()):
+        one.fit(TimeSeries.from_values(seasonal(80)))
+        assert one.student_.output_chunk_length == 60
+    again = model.fit(TimeSeries.from_values(seasonal(80)))  # the model itself has the function
+    assert again.student_.output_chunk_length == 80
+
+
+def test_a_number_in_an_array_is_tau():
+    model = DistilledForecaster(24, 6, horizon_weights=np.array(1.0), **QUIET)
+    assert model._settings.teaching.horizon_weights == 1.0

@@ -55,7 +55,13 @@ def test_weights_that_cannot_be_are_refused_with_the_reason(bad, message):
         resolve_horizon_weights(bad, 3)
 
 
-@pytest.mark.parametrize("bad", ["1.0", None, True, ["a", "b", "c"], {}])
+@pytest.mark.parametrize("bad", ["1.0", "steep"])
+def test_an_unknown_name_is_refused(bad):
+    with pytest.raises(ValueError, match="horizon_weights must be a number"):
+        resolve_horizon_weights(bad, 3)
+
+
+@pytest.mark.parametrize("bad", [None, True, ["a", "b", "c"], {}])
 def test_weights_of_the_wrong_type_are_refused(bad):
     with pytest.raises(TypeError, match="horizon_weights"):
         resolve_horizon_weights(bad, 3)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import seasonal
 
 from distilts_forecaster.distill.pipeline import distill
+from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.settings import make_settings
 from distilts_forecaster.students import Linear
 from distilts_forecaster.teachers import FunctionTeacher, TeacherForecast, TeacherInfo
@@ -329,3 +332,50 @@ def test_a_teacher_that_could_not_be_asked_at_all_is_not_passed_over():
     with pytest.raises(ValueError, match="needs teacher_context=500 steps without gaps"):
         fit(seasonal(300), teacher, teacher_context=500)
     assert not teacher.contexts
+
+
+@pytest.mark.parametrize("more", [{}, {"student": Linear(per_component=True)}])
+def test_synthetic_windows_go_with_quantiles(teacher, more):
+    student = fit(
+        seasonal(120, components=2), teacher, augmentation=0.3, quantiles=(0.1, 0.5, 0.9), **more
+    ).student
+    made = student.predict_quantiles(seasonal(L, components=2), quantile_levels=(0.1, 0.9))
+    assert (made[..., 0] < made[..., 1]).all()
+
+
+@pytest.mark.parametrize("n", [26, 30, 35])
+def test_effects_of_short_histories_go_with_quantiles(teacher, n):
+    """Fewer steps are validated on than are forecast."""
+    settings = make_settings(12, 12, quantiles=(0.1, 0.5, 0.9))
+    source = replace(
+        prepare_series(seasonal(n)),
+        covariates=Covariates(future=np.random.default_rng(0).normal(size=(n + 12, 1))),
+    )
+    result = distill([source], settings, Labeller(teacher, MemoryStore(), 12))
+    assert 0 < result.summary.errors.horizon < 12
+    assert result.student.effects.weights.shape[1] == 12
+
+
+def test_the_summary_counts_what_calibration_asked_too(teacher):
+    settings = make_settings(12, 6, quantiles=(0.1, 0.5, 0.9))
+    labeller = Labeller(teacher, MemoryStore(), 6, (0.1, 0.5, 0.9))
+    held_out = [prepare_series(seasonal(60, seed=1))]
+    summary = distill([prepare_series(seasonal(91))], settings, labeller, held_out).summary
+    assert summary.windows.labelled == teacher.n_asked > 91 - 12 + 1
+    assert summary.windows.from_cache == 0
+
+
+def test_what_calibration_asks_does_not_depend_on_the_cache(teacher):
+    store = MemoryStore()
+    settings = make_settings(12, 6, quantiles=(0.1, 0.5, 0.9), label_budget=10)
+    made = [
+        distill(
+            [prepare_series(seasonal(91))],
+            settings,
+            Labeller(teacher, store, 6, (0.1, 0.5, 0.9)),
+            [prepare_series(seasonal(60, seed=1))],
+        ).student.error_quantiles.offsets
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(*made)
+    assert teacher.n_asked <= 10

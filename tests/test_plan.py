@@ -168,8 +168,10 @@ def test_weights_of_zero_alone_are_refused(teacher):
         plan_windows([weighted(unused)] * 2, settings, labeller)
     unused[18] = 0.1
     assert plan_windows([weighted(unused)], settings, labeller).n_targets == 15
-    some = [weighted([0.0] * 21), prepare_series(seasonal(20))]
-    assert plan_windows(some, settings, labeller).n_targets == 30
+    some = [weighted([0.0] * 21), weighted([5.0] * 21)]
+    plan = plan_windows(some, settings, labeller)
+    assert plan.n_targets == 30
+    assert [one.source.weight.max() for one in plan.sources] == [0.0, 2.0]  # of mean one
 
 
 def test_a_budget_is_met_exactly_by_a_sample_of_all_windows(teacher):

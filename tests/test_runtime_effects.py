@@ -187,3 +187,18 @@ def test_covariates_know_how_many_they_are():
     assert some
     assert some.sizes() == (4, 0, 0)
     assert CovariateScales.of([Covariates(), Covariates()]) == CovariateScales()
+
+
+def test_windows_of_no_weight_are_in_no_sum():
+    series = made(lambda c: 2 * c, n=300)
+    keep = np.arange(series.n_origins) % 3 > 0
+    weighted = replace(series, weight=4.0 * keep)
+    effects, student = empty_effects([series], T), LinearForecaster(LAST)
+    mask = series.usable(L, T)
+    some = sum_effects(student, effects, [(series, mask & keep)], T)
+    mine = sum_effects(student, effects, [(weighted, mask)], T)
+    np.testing.assert_allclose(mine.gram, 4.0 * some.gram, rtol=1e-10)
+    np.testing.assert_allclose(mine.cross, 4.0 * some.cross, rtol=1e-10)
+    unweighted = sum_effects(student, effects, [(weighted, mask)], T, weighted=False)
+    every = sum_effects(student, effects, [(series, mask)], T)
+    np.testing.assert_array_equal(unweighted.gram, every.gram)

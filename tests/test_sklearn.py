@@ -174,3 +174,11 @@ def test_it_needs_neither_darts_nor_torch():
         "assert not {'darts', 'torch', 'sktime', 'chronos'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_shifted_student_is_refused():
+    from distilts_forecaster import LinearForecaster
+
+    student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32), output_chunk_shift=2)
+    with pytest.raises(ValueError, match="leaves out 2 steps"):
+        DistilledRegressor.from_student(student)

@@ -421,3 +421,39 @@ def test_bad_input_is_refused_before_the_teacher_is_asked(teacher):
     with pytest.raises(ValueError, match="5 steps before the first"):
         make(teacher, distillation_weight=0).fit(made(100)).predict([-104])
     assert teacher.n_asked == 0
+
+
+def test_drift_is_measured_at_the_scale_of_each_series_whatever_its_place():
+    index = pd.MultiIndex.from_product([["a", "b"], range(80)], names=["i", "t"])
+    wave = seasonal(80)[:, 0]
+    panel = pd.DataFrame({"v": np.r_[1000 * wave, wave]}, index=index)
+    forecaster = DistilledForecaster(L, T, distillation_weight=0, cache_dir=False)
+    forecaster.fit(panel, fh=[1])
+    again = pd.concat([panel.loc[["b"]], panel.loc[["a"]]])
+    error = forecaster.drift_report(panel).student_error
+    assert forecaster.drift_report(again).student_error == pytest.approx(error)
+
+
+def test_a_pretrained_student_is_compared_at_the_scale_of_what_it_forecasts():
+    y = pd.Series(seasonal(80)[:, 0])
+    settings = {"distillation_weight": 0, "cache_dir": False}
+    panel = pd.concat([1000 * y], keys=["a"], names=["i", "t"]).to_frame("v")
+    pretrained = DistilledForecaster(L, T, **settings).pretrain(panel).fit(y, fh=[1])
+    own = DistilledForecaster(L, T, **settings).fit(y, fh=[1])
+    error = own.drift_report().student_error
+    assert pretrained.drift_report().student_error == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("y", "error"),
+    [
+        (pd.DataFrame({"a": np.zeros(80), "b": np.zeros(80)}), ValueError),
+        (pd.Series(np.r_[np.zeros(79), np.inf]), ValueError),
+        ("series", TypeError),
+    ],
+)
+def test_drift_of_something_else_is_refused(y, error):
+    forecaster = DistilledForecaster(L, T, distillation_weight=0, cache_dir=False)
+    forecaster.fit(pd.Series(seasonal(80)[:, 0]), fh=[1])
+    with pytest.raises(error):
+        forecaster.drift_report(y)

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="distilts", description="Distil forecasters, and use them."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show where an error happened")
+    _add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)
     predict = _add_command(commands, "predict", "forecast what follows the series of a table")
@@ -100,7 +100,15 @@ def _add_command(commands: Any, name: str, help: str) -> argparse.ArgumentParser
     """Add a command whose result can be printed as JSON."""
     command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     command.add_argument("--json", action="store_true", help="print JSON, for programs")
+    _add_debug(command, default=argparse.SUPPRESS)
     return command
+
+
+def _add_debug(command: argparse.ArgumentParser, default: Any = False) -> None:
+    """Add an argument that may stand before the command or after it."""
+    command.add_argument(
+        "--debug", action="store_true", default=default, help="show where an error happened"
+    )
 
 
 def _positive(text: str) -> int:

@@ -106,11 +106,12 @@ def _asked(
     if labeller is None or len(labeller.quantile_levels) == 1:
         return None
     if plan.holds_out_ends or not plan.horizon:
-        return [one.labelled for one in plan.sources]
+        # Synthetic windows come last among the sources, and are not held out.
+        return [one.labelled for one in plan.sources[: len(chosen)]]
     # Few windows of the validation series are labelled, within the budget.
     settings, info, most = plan.settings, labeller.teacher.info, _MOST_ASKED
     if settings.teaching.label_budget is not None:
-        most = min(most, max(0, settings.teaching.label_budget - labeller.n_labelled))
+        most = min(most, max(0, settings.teaching.label_budget - plan.n_labels))
     needed = 0 if info.takes_missing else resolve_teacher_context(settings, info)
     spare = []
     for _, mask in chosen:

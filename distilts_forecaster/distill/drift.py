@@ -67,10 +67,10 @@ class DriftReport:
         Divided by the same ratio of the teacher, where there is one: it has not changed, so if
         both became worse, the series is harder to forecast, and fitting again does not help.
         """
-        change = self.student_error / self.fitted_student_error
+        change = _ratio(self.student_error, self.fitted_student_error)
         if np.isfinite(self.teacher_error) and np.isfinite(self.fitted_teacher_error):
-            change /= self.teacher_error / self.fitted_teacher_error
-        return float(change)
+            change = _ratio(change, _ratio(self.teacher_error, self.fitted_teacher_error))
+        return change
 
     @property
     def should_refit(self) -> bool:
@@ -203,11 +203,21 @@ def _recent_windows(
     for one in series:
         shape = (chunks.input_chunk_length, chunks.target_stop, chunks.output_chunk_shift)
         origins = np.flatnonzero(one.usable(*shape))
+        if not len(origins):  # none with its whole target
+            shape = (shape[0], chunks.output_chunk_shift + 1, shape[2])
+            origins = np.flatnonzero(one.usable(*shape))
         origins = origins[-_RECENT_HORIZONS * chunks.output_chunk_length :]
         if len(origins) > each:
             origins = origins[np.linspace(0, len(origins) - 1, each).astype(int)]
         chosen.append((one, origins))
     return chosen
+
+
+def _ratio(now: float, before: float) -> float:
+    """Return how many times as large an error is; 1 where both are 0, or both infinite."""
+    if now == before:
+        return 1.0
+    return float(now / before) if before else float("inf")
 
 
 def _or_nan(value: float | None) -> float:

@@ -142,14 +142,15 @@ def _add_effects(plan: Plan, fitted: Fitted) -> Fitted:
     student, trial = fitted.student, fitted.trial
     assert isinstance(student, LinearForecaster)
     assert isinstance(trial, LinearForecaster)
-    steps = plan.settings.output_chunk_length
-    effects = empty_effects([one.source for one in plan.sources], steps)
+    sources, steps = [one.source for one in plan.sources], plan.settings.output_chunk_length
+    effects = empty_effects(sources, steps)
     penalty, error = _TYPICAL_PENALTY, None
     if plan.horizon:
-        sums = sum_effects(trial, effects, plan.of("trial_target"), plan.horizon)
-        held_out = sum_effects(trial, effects, plan.held_out, plan.horizon)
-        penalty, error = choose_penalty(sums, held_out, effects)
-        trial = replace(trial, effects=solve_effects(sums, effects, penalty))
+        on_trial = empty_effects(sources, trial.output_chunk_length)
+        sums = sum_effects(trial, on_trial, plan.of("trial_target"), plan.horizon)
+        held_out = sum_effects(trial, on_trial, plan.held_out, plan.horizon, weighted=False)
+        penalty, error = choose_penalty(sums, held_out, on_trial)
+        trial = replace(trial, effects=solve_effects(sums, on_trial, penalty))
     every = sum_effects(student, effects, plan.of("target"), steps)
     student = replace(student, effects=solve_effects(every, effects, penalty))
     return replace(fitted, student=student, trial=trial if plan.horizon else student, error=error)
@@ -203,16 +204,14 @@ def gather_windows(
 
 def _weights(plan: Plan, used: list[np.ndarray]) -> np.ndarray | None:
     """Return the weight of each window; None where all count alike."""
-    if plan.first.weight is None:
+    weights = [one.source.weight for one in plan.sources]
+    if all(weight is None for weight in weights):
         return None
     parts = [
-        one.source.weight[mine]
-        for one, mine in zip(plan.sources, used, strict=True)
-        if one.source.weight is not None
+        np.ones(len(mine)) if weight is None else weight[mine]
+        for weight, mine in zip(weights, used, strict=True)
     ]
-    weights = np.concatenate(parts)
-    # With mean one, weights leave the learning rate alone.
-    return (weights / max(weights.mean(), 1e-12)).astype(np.float32)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _held_out(plan: Plan, windows: TrainingWindows) -> TrainingWindows | None:

@@ -115,6 +115,9 @@ def distill(
     if settings.quantiles.wanted:
         errors = calibrate(plan, fitted.trial, student, labeller)
         student = student.with_error_quantiles(errors)
+        if labeller is not None:
+            windows = replace(summary.windows, labelled=labeller.n_labelled)
+            summary = replace(summary, windows=windows)
     return Distilled(student, summary)
 
 

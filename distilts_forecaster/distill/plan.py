@@ -161,9 +161,11 @@ def plan_windows(
     # The horizon that half of the series can be split at; shorter ones are fitted whole.
     horizons = sorted((split.horizon for split in splits if split), reverse=True)
     horizon = horizons[len(horizons) // 2] if horizons else 0
-    sources = tuple(
-        _plan_source(one, mine, settings, split, horizon)
-        for one, mine, split in zip(series, labelled, splits, strict=True)
+    sources = _with_mean_weight_one(
+        tuple(
+            _plan_source(one, mine, settings, split, horizon)
+            for one, mine, split in zip(series, labelled, splits, strict=True)
+        )
     )
     held_out = tuple((one.source, one.validation) for one in sources)
     if validation is not None and judges:
@@ -207,6 +209,30 @@ def _plan_source(
         trial_target=at_horizon & (origins < split.fit_stop),
         trial_labelled=labelled & (origins <= split.validation_start),
         validation=at_horizon & (origins >= split.validation_start),
+    )
+
+
+def _with_mean_weight_one(sources: tuple[SourcePlan, ...]) -> tuple[SourcePlan, ...]:
+    """Scale the weights of targets to a mean of one, so that ratios alone count.
+
+    ValueError if all are zero.
+    """
+    weights = [one.source.weight for one in sources]
+    counting = [
+        weight[one.target]
+        for weight, one in zip(weights, sources, strict=True)
+        if weight is not None
+    ]
+    if not counting or not sum(len(some) for some in counting):
+        return sources
+    mean = np.concatenate(counting).mean()
+    if not mean > 0:
+        raise ValueError(
+            "sample_weight is zero for the target of every window: leave it out to count all alike."
+        )
+    return tuple(
+        one if weight is None else replace(one, source=replace(one.source, weight=weight / mean))  # type: ignore[type-var]
+        for weight, one in zip(weights, sources, strict=True)
     )
 
 
@@ -275,15 +301,6 @@ def _check_windows(plan: Plan, labeller: Labeller | None) -> None:
             f"No window of {settings.input_chunk_length} steps has a quarter of its values, and "
             f"one of the {settings.output_chunk_length} that follow: too much is missing. Pass "
             "more data, or a smaller input_chunk_length."
-        )
-    weights = [one.source.weight for one in plan.sources]
-    counting = (
-        one.target if weight is None else one.target & (weight > 0)
-        for weight, one in zip(weights, plan.sources, strict=True)
-    )
-    if not any(mask.any() for mask in counting):
-        raise ValueError(
-            "sample_weight is zero for the target of every window: leave it out to count all alike."
         )
     if labeller is not None and not plan.n_labels:
         info = labeller.teacher.info

@@ -23,6 +23,7 @@ from distilts_forecaster.facades.darts_checks import (
     check_components,
     check_context,
     check_series,
+    from_last_context,
     origin_weights,
 )
 from distilts_forecaster.facades.darts_contract import DartsContract, copy_parameters
@@ -39,6 +40,7 @@ from distilts_forecaster.settings import (
     FEWEST_POINTS,
     check_cache_dir,
     check_takes_covariates,
+    fewest_points,
     fit_lengths,
     make_settings,
 )
@@ -218,7 +220,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     def untrained_model(self) -> DistilledForecaster:
         """Return a new model with the same parameters and the same teacher."""
         untrained = type(self)(**copy_parameters(self.model_params))
-        untrained._refitted = True
+        untrained._refitting = self._refitting
         return untrained
 
     def fit(
@@ -287,9 +289,9 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
                 "val_past_covariates and val_future_covariates are the covariates of val_series, "
                 "which is None. Pass it too, or leave them out."
             )
-        shortest = self._settings.output_chunk_shift + FEWEST_POINTS
-        if all(self._settings.given):
-            shortest = min(shortest, self._settings.chunks.length)
+        shortest = min(
+            self._settings.output_chunk_shift + FEWEST_POINTS, fewest_points(self._settings)
+        )
         values = check_series("series", series, shortest)
         given = (past_covariates, future_covariates, self.model_params["add_encoders"])
         has_covariates = any(c is not None for c in given)
@@ -298,21 +300,22 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         encoders = self._encoders_for(settings)
         names = static_names(series) if settings.student.takes_covariates else []
         warm = (self._warm or WarmStart()) if warm_start else None
-        held_out = None
-        if val_series is not None:
-            shortest = settings.input_chunk_length + settings.output_chunk_shift + 1
-            checked = check_series("val_series", val_series, shortest, values[0].shape[1])
-            held_out, *_ = with_covariates(
-                settings, encoders, names, val_series, [prepare_series(v) for v in checked],
-                val_past_covariates, val_future_covariates, "val_",
-            )  # fmt: skip
         prepared = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
         weights = origin_weights(sample_weight, series, settings.chunks)
         prepared = [replace(p, weight=w) for p, w in zip(prepared, weights, strict=True)]
         prepared, past_covariates, future_covariates = with_covariates(
             settings, encoders, names, series, prepared, past_covariates, future_covariates
         )
-        if held_out is not None:
+        held_out = None
+        if val_series is not None:
+            if self._refitting and not settings.given[0]:
+                val_series = from_last_context(series, val_series, settings.input_chunk_length)
+            shortest = settings.input_chunk_length + settings.output_chunk_shift + 1
+            checked = check_series("val_series", val_series, shortest, values[0].shape[1])
+            held_out, *_ = with_covariates(
+                settings, encoders, names, val_series, [prepare_series(v) for v in checked],
+                val_past_covariates, val_future_covariates, "val_",
+            )  # fmt: skip
             check_same_covariates(prepared[0], held_out[0])
         result = fit_student(
             prepared,

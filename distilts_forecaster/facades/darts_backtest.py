@@ -14,7 +14,7 @@ from darts.utils.historical_forecasts.utils import _get_historical_forecast_boun
 from darts.utils.utils import generate_index
 
 from distilts_forecaster.facades.darts_series import like, moved
-from distilts_forecaster.windows.cutting import context_windows, iterate_chunks
+from distilts_forecaster.windows.cutting import history_windows, iterate_chunks
 
 __all__ = ["backtest"]
 
@@ -163,10 +163,11 @@ def _forecasts(
     known = np.isfinite(values)
     if not known.all():
         counts = np.concatenate([np.zeros((1, values.shape[1]), int), np.cumsum(known, axis=0)])
-        if (counts[origins] == counts[origins - input_chunk_length]).any():
+        starts = np.maximum(origins - input_chunk_length, 0)
+        if (counts[origins] == counts[starts]).any():
             raise ValueError(
                 f"series[{index}] has no value in a context to forecast from "
                 f"({input_chunk_length} steps). Start later, or fill it."
             )
     for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
-        yield forecast(context_windows(values, part, input_chunk_length)).astype(dtype)
+        yield forecast(history_windows(values, part, input_chunk_length)).astype(dtype)

@@ -115,6 +115,23 @@ def check_context(
     return context
 
 
+def from_last_context(
+    series: TimeSeriesLike, validation: TimeSeriesLike, input_chunk_length: int
+) -> TimeSeriesLike:
+    """Return what a series of ``validation`` holds from the last context of its series on.
+
+    A backtest that fits open lengths again passes as much as the longest student looks at, whose
+    targets the student would be fitted to as well.
+    """
+    if not isinstance(series, TimeSeries):
+        return [
+            from_last_context(one, other, input_chunk_length)
+            for one, other in zip(series, validation, strict=True)
+        ]
+    n_known = int(validation.time_index.searchsorted(series.end_time(), side="right"))
+    return validation[max(0, n_known - input_chunk_length) :]
+
+
 def origin_weights(
     sample_weight: TimeSeriesLike | str | None, series: TimeSeriesLike, chunks: Chunks
 ) -> list[np.ndarray] | list[None]:
@@ -135,8 +152,13 @@ def origin_weights(
     made = []
     for one, target in zip(given, targets, strict=True):
         n = len(target)
-        rows = rows_of("sample_weight", one, target, 0, n, n, known_ahead=True).mean(axis=1)
+        rows = rows_of("sample_weight", one, target, 0, n, n, known_ahead=True)
+        if rows.shape[1] not in (1, target.width):
+            raise ValueError(
+                f"sample_weight must have 1 component, or the {target.width} of its series, got "
+                f"{rows.shape[1]}."
+            )
         if (rows < 0).any():
             raise ValueError(f"sample_weight must be at least 0, got {rows.min():g}.")
-        made.append(weights_by_origin(rows, chunks))
+        made.append(weights_by_origin(rows.mean(axis=1), chunks))
     return made

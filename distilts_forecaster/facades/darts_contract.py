@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from functools import wraps
 from typing import Any, Self
 
 from darts import TimeSeries
+from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
-from distilts_forecaster.settings import FEWEST_POINTS, Settings
+from distilts_forecaster.settings import FEWEST_POINTS, Settings, fewest_points
 
 __all__ = ["DartsContract", "copy_parameters"]
 
@@ -17,15 +20,15 @@ class DartsContract:
     """Mixin of the Darts facade: lengths, lags, and what it supports.
 
     Lengths that the user gave never change. Where they were left open, Darts is told the smallest
-    lags before ``fit``, since four points can be fitted, and the student's after it. A model that
-    a backtest fits again (``untrained_model``) always tells the smallest: otherwise forecasts of
-    one series would start later because another series was fitted before it.
+    lags before ``fit``, since a few points can be fitted, and the student's after it. While a
+    backtest fits again, the smallest are told all along: otherwise forecasts of one series would
+    start later because another series was fitted before it.
     """
 
     _settings: Settings
     _static_names: list[str]
     _lengths: tuple[int, int] | None
-    _refitted: bool = False
+    _refitting: bool = False
     model_params: Any
     uses_past_covariates: bool
     uses_future_covariates: bool
@@ -51,7 +54,7 @@ class DartsContract:
     @property
     def _told_lengths(self) -> tuple[int, int]:
         """Return the lengths that Darts is told: the smallest ones where they are left open."""
-        if self._lengths and not self._refitted:
+        if self._lengths and not self._refitting:
             return self._lengths
         given, settings = self._settings.given, self._settings
         least = FEWEST_POINTS - 1
@@ -122,7 +125,7 @@ class DartsContract:
     def min_train_series_length(self) -> int:
         """Points that the shortest series must have: those of a window of the given lengths."""
         length, steps = self._told_lengths
-        return max(length + steps + self.output_chunk_shift, 2)
+        return max(length + steps + self.output_chunk_shift, fewest_points(self._settings))
 
     @property
     def _target_window_lengths(self) -> tuple[int, int]:
@@ -163,6 +166,18 @@ class DartsContract:
             return self.initialize_encoders()  # type: ignore[attr-defined]
         finally:
             self._lengths = before
+
+    @wraps(GlobalForecastingModel.historical_forecasts)
+    def historical_forecasts(self, *args: Any, **kwargs: Any) -> Any:
+        """Backtest as Darts does; where it fits again, open lengths are fitted to each history."""
+        method = super().historical_forecasts  # type: ignore[misc]
+        given = inspect.signature(method).bind(*args, **kwargs)
+        given.apply_defaults()
+        self._refitting = bool(given.arguments["retrain"])
+        try:
+            return method(*args, **kwargs)
+        finally:
+            self._refitting = False
 
     def _check_optimizable_historical_forecasts(self, retrain: Any) -> bool:
         """Say whether a backtest is a few matrix products: without refits and covariates."""

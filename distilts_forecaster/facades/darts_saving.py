@@ -95,8 +95,12 @@ def _portable_teacher(teacher: Any) -> Any:
     return TeacherReference(teacher.info)
 
 
-def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+def portable_parameters(
+    parameters: dict[str, Any], output_chunk_length: int | None = None
+) -> dict[str, Any]:
     """Replace what cannot or should not be saved: paths, functions, teachers.
+
+    Horizon weights are taken at ``output_chunk_length``, that of a student that was fitted.
 
     >>> from pathlib import Path
     >>> given = {"cache_dir": Path("cache"), "teacher": "bundled", "horizon_weights": 1.0}
@@ -109,7 +113,7 @@ def portable_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     }
     portable["teacher"] = _portable_teacher(portable["teacher"])
     if callable(portable["horizon_weights"]):
-        horizon = parameters["output_chunk_length"] or NOMINAL[1]
+        horizon = output_chunk_length or parameters["output_chunk_length"] or NOMINAL[1]
         weights = resolve_horizon_weights(portable["horizon_weights"], horizon)
         portable["horizon_weights"] = weights.tolist()
     return portable
@@ -261,14 +265,22 @@ class PortableModel(Shippable):
 
         A teacher given by name stays with the model. One given as an object (a function, a
         Darts model) is replaced by a reference: the loaded model forecasts, and says that the
-        teacher is missing when it is to be fitted again. A function given as
-        ``horizon_weights`` is replaced by its weights.
+        teacher is missing when it is to be fitted again. A function given as ``horizon_weights``
+        is replaced by its weights, which then say how long the output chunk is.
         """
-        parameters = portable_parameters(self.model_params)
-        weights = parameters["horizon_weights"]
-        teaching = replace(self._settings.teaching, horizon_weights=weights)
+        fitted = self._lengths[1] if self._lengths else None
+        parameters = portable_parameters(self.model_params, fitted)
+        settings, weights = self._settings, parameters["horizon_weights"]
+        if callable(self.model_params["horizon_weights"]):
+            settings = replace(
+                settings,
+                chunks=replace(settings.chunks, output_chunk_length=len(weights)),
+                given=(settings.given[0], True),
+                teaching=replace(settings.teaching, horizon_weights=weights),
+            )
         return self.__dict__ | {
             "_model_params": parameters,
-            "_settings": replace(self._settings, teaching=teaching),
+            "_settings": settings,
             "_warm": None,
+            "_refitting": False,
         }

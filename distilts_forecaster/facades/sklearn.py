@@ -139,6 +139,11 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
                 f"forecasts {student.n_components} components: rows of X hold one series each. "
                 "Use student.predict."
             )
+        if student.output_chunk_shift:
+            raise ValueError(
+                f"This student leaves out {student.output_chunk_shift} steps after its context, "
+                "which a regressor knows nothing of. Use student.predict."
+            )
         known = recall_parameters(student)
         names = cls().get_params()
         regressor = cls(**{name: value for name, value in known.items() if name in names})

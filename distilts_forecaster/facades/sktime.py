@@ -97,8 +97,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
         Windows, labels found in the cache, chosen settings, errors, seconds.
     covariate_names_ : list or None
         The columns of ``X`` that the student was fitted with.
-    scales_ : list of tuple
-        Mean and standard deviation of each series of ``fit``.
+    scales_ : dict
+        Mean and standard deviation of each series of ``fit``, by its labels in the index.
 
     Notes
     -----
@@ -257,7 +257,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
         if summary is not None:
             forecaster.training_summary_ = summary
         forecaster.covariate_names_ = names
-        forecaster.scales_ = []
+        forecaster.scales_ = {}
         forecaster._pretrained_attrs = list(_FITTED)
         forecaster._state = "pretrained"
         return forecaster
@@ -337,7 +337,9 @@ class DistilledForecaster(Shippable, BaseForecaster):
         self.student_ = result.student.with_info(info)
         self.training_summary_ = result.summary
         self.covariate_names_ = columns
-        self.scales_ = [(one.location, one.std) for one in prepared]
+        self.scales_ = {
+            one.key: (mine.location, mine.std) for one, mine in zip(known, prepared, strict=True)
+        }
         return self
 
     def _settings(self) -> Settings:
@@ -393,14 +395,18 @@ class DistilledForecaster(Shippable, BaseForecaster):
             raise ValueError("This student does not say how good it was when it was fitted.")
         instances = self._instances
         if y is not None:
-            frame = y.to_frame() if isinstance(y, pd.Series) else y
-            instances = take_apart(frame, X, self.covariate_names_)
-        scales: list[Any] = self.scales_
-        if len(scales) != len(instances):
-            scales = [None] * len(instances)
+            X, y = self._check_X_y(X=X, y=y)
+            if list(y.columns) != list(self._seen_y.columns):
+                raise ValueError(
+                    f"y must have the columns of fit, {list(self._seen_y.columns)}, got "
+                    f"{list(y.columns)}."
+                )
+            instances = take_apart(y, X, self.covariate_names_)
+        # A pretrained student was fitted to other series, whatever their labels.
+        scales = {} if self._is_pretrained else self.scales_
         prepared = [
-            replace(prepare_series(one.values, scale), period=self.student_.period)
-            for one, scale in zip(instances, scales, strict=True)
+            replace(prepare_series(one.values, scales.get(one.key)), period=self.student_.period)
+            for one in instances
         ]
         return measure_drift(
             self.student_,

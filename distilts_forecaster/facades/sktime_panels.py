@@ -53,6 +53,11 @@ def take_apart(
         cutoff = get_cutoff(pd.DataFrame(index=times), return_index=True)
         one = Instance(key, times, group.to_numpy(np.float64), None, cutoff)
         _check_regular(one)
+        if np.isinf(one.values).any():
+            raise ValueError(
+                f"{one.name} has {int(np.isinf(one.values).sum())} infinite values: replace them, "
+                "NaN means missing."
+            )
         if columns is not None:
             rows = _rows(known, one, times)
             one = Instance(key, times, one.values, rows, cutoff)

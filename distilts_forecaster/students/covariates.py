@@ -69,17 +69,24 @@ def empty_effects(sources: Sequence[WindowSource], n_steps: int) -> Effects:
 
 
 def sum_effects(
-    student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
+    student: LinearForecaster,
+    effects: Effects,
+    windows: Windows,
+    horizon: int,
+    weighted: bool = True,
 ) -> EffectSums:
     """Sum over windows what effects are solved from.
 
     The student is fitted without covariates, ``effects`` are :func:`empty_effects`. Targets count
-    up to step ``horizon``.
+    up to step ``horizon``; with ``weighted`` by the weights of their windows.
     """
     gram: np.ndarray | float = 0.0
     cross: np.ndarray | float = 0.0
     power, n_known = 0.0, 0
-    for features, missed in _misses(student, effects, windows, horizon):
+    for features, missed, weight in _misses(student, effects, windows, horizon):
+        if weighted and weight is not None:
+            root = np.sqrt(weight)[:, None, None]
+            features, missed = features * root[..., None], missed * root
         known = np.isfinite(missed)
         missed = np.where(known, missed, 0.0)
         features = np.where(known[..., None], features, 0.0)
@@ -121,8 +128,8 @@ def choose_penalty(sums: EffectSums, held_out: EffectSums, effects: Effects) -> 
 
 def _misses(
     student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield features times the contexts' std (n, horizon, C, B), and errors (n, horizon, C)."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Yield features times the contexts' std (n, horizon, C, B), errors (n, horizon, C), weight."""
     chunks = Chunks(
         student.input_chunk_length, student.output_chunk_length, student.output_chunk_shift
     )
@@ -137,7 +144,8 @@ def _misses(
             covariates = source.window_covariates(origins, chunks)
             features = effects.features(covariates, student.matrix)[:, :horizon]
             std = contexts.std(axis=1, dtype=np.float64)
-            yield features * std[:, None, :, None], missed
+            weight = None if source.weight is None else source.weight[origins]
+            yield features * std[:, None, :, None], missed, weight
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float, n_steps: int) -> np.ndarray:

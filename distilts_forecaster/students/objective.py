@@ -127,7 +127,8 @@ def resolve_horizon_weights(
         else:
             given = {"exponential": 1.0, "linear": np.arange(1.0, horizon + 1)}.get(given, 0.0)
     if isinstance(given, str) or given is None or isinstance(given, bool):
-        raise TypeError(
+        kind = ValueError if isinstance(given, str) else TypeError
+        raise kind(
             f"horizon_weights must be a number (tau), one of {NAMED_WEIGHTS}, {horizon} weights, "
             f"or a function that returns {horizon} weights; got {given!r}. "
             "Example: horizon_weights=1.0"

@@ -86,7 +86,8 @@ class WindowSums:
                 self.gram_teacher[k] += gram
                 self.cross_teacher[k] += rows.T @ labels[k::n_matrices]
         if targets is not None:
-            self.n_target += n_rows if weight is None else float(weight.sum()) / n_matrices
+            total = n_rows if weight is None else weight.sum(dtype=np.float64) / n_matrices
+            self.n_target += float(total)
         self.n_teacher += n_rows if labels is not None else 0
 
     def _add_targets(
@@ -102,8 +103,9 @@ class WindowSums:
         if not known.all():
             targets = np.where(known, targets, np.float32(0.0))
         if weight is not None:
-            root = np.sqrt(weight[k :: len(self.gram_target)])[:, None]
-            self.known_target[k] += (known * root**2).sum(axis=0)
+            mine = weight[k :: len(self.gram_target), None]
+            self.known_target[k] += (known * mine.astype(np.float64)).sum(axis=0)
+            root = np.sqrt(mine)
             rows, targets = rows * root, targets * root
             gram = rows.T @ rows
         else:
