@@ -1,9 +1,16 @@
-"""What only real series can show; skipped where they are not."""
+"""What only real series can show. ETT is skipped where it is not."""
 
+import itertools
+
+import numpy as np
 import pytest
+from darts import TimeSeries
+from numpy.lib.stride_tricks import sliding_window_view
+from statsmodels import datasets
 
 from benchmarks.accuracy import LOOKBACK, fit, mean_squared_error
 from benchmarks.data import ett
+from distilts_forecaster import DistilledForecaster
 
 
 @pytest.mark.parametrize(("name", "expected"), [("ETTh1", 0.367), ("ETTh2", 0.267)])
@@ -35,3 +42,33 @@ def test_a_teacher_helps_where_histories_are_short(data_folder, name):
         for alpha in (0, "auto")
     )
     assert taught < 0.98 * alone
+
+
+def load(name):
+    """Return a series that comes with statsmodels, and its season."""
+    data = getattr(datasets, name).load().data
+    if name == "co2":
+        return data["co2"].interpolate().to_numpy(), 52
+    return data.set_index("YEAR").to_numpy().ravel(), 12
+
+
+def test_students_of_short_histories_beat_naive_forecasts_and_gain_by_a_teacher():
+    """Weekly CO2 and monthly sea temperatures, one season ahead, over the last 200 points."""
+    gains = []
+    for name, n in itertools.product(("co2", "elnino"), (200, 400)):
+        values, season = load(name)
+        stop = len(values) - 200
+        origins = np.arange(stop, len(values) - season + 1)
+        windows = [sliding_window_view(values, season)[origins - back] for back in (0, season)]
+        naive = np.square(windows[1] - windows[0]).mean()
+        errors = []
+        for alpha in (0, "auto"):
+            model = DistilledForecaster(
+                n // 2, season, distillation_weight=alpha, cache_dir=False, verbose=False
+            ).fit(TimeSeries.from_values(values[stop - n : stop]))
+            contexts = sliding_window_view(values, n // 2)[origins - n // 2]
+            made = model.student_.predict(contexts[..., None])[..., 0]
+            errors.append(np.square(made - windows[0]).mean())
+        assert errors[1] < 0.7 * naive
+        gains.append(np.log(errors[1] / errors[0]))
+    assert np.mean(gains) < 0
