@@ -341,6 +341,11 @@ def _too_short(settings: Settings, longest: int) -> str:
         f"output_chunk_length={chunks.output_chunk_length} needs {chunks.length}."
     )
     free = longest - chunks.output_chunk_shift
+    if isinstance(settings.teaching.horizon_weights, tuple):
+        return (
+            f"{told} horizon_weights holds {len(settings.teaching.horizon_weights)} weights, one "
+            "for each step of output_chunk_length: pass fewer, or a number; or pass longer series."
+        )
     if free < 2:
         return f"{told} Pass longer series."
     half = max(1, min(chunks.input_chunk_length, free // 2))

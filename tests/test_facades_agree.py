@@ -124,8 +124,13 @@ def test_backtests_with_a_validation_span_run(lengths):
 def test_the_shortest_series_that_darts_is_told_of_can_be_fitted(lengths, shift):
     model = DistilledForecaster(*lengths, shift, distillation_weight=0, **QUIET)
     n = model.min_train_series_length
-    model.fit(TimeSeries.from_values(seasonal(n)))
+    series = TimeSeries.from_values(seasonal(n + 3))
+    made = model.historical_forecasts(series, retrain=True, overlap_end=True)
+    assert made.start_time() == n + shift
+    model.fit(series[:n])
     assert np.isfinite(model.predict(1).values()).all()
+    with pytest.raises(ValueError, match="points"):
+        model.fit(series[: n - 1])
 
 
 def test_past_covariates_are_needed_no_further_than_was_said():
@@ -209,3 +214,8 @@ def test_weights_by_a_function_are_saved_at_the_length_that_was_fitted():
 def test_a_number_in_an_array_is_tau():
     model = DistilledForecaster(24, 6, horizon_weights=np.array(1.0), **QUIET)
     assert model._settings.teaching.horizon_weights == 1.0
+
+
+def test_too_many_horizon_weights_are_named():
+    with pytest.raises(ValueError, match="horizon_weights holds 60 weights"):
+        fit_lengths(make_settings(horizon_weights=[1.0] * 60), [60])

@@ -52,6 +52,18 @@ def test_weights_that_are_all_alike_change_nothing(student):
     )
 
 
+@pytest.mark.parametrize("student", ["dlinear", "mlp"])
+def test_a_network_is_tried_where_recent_steps_alone_count(student):
+    """None of the windows that are not held out has a weight: then all are tried alike."""
+    pytest.importorskip("torch")
+    recent = fit(TimeSeries.from_values((np.arange(N) > N - 12) * 1.0), student)
+    plain = fit(None, student)
+    assert recent.training_summary_.epochs[0].supervised == pytest.approx(
+        plain.training_summary_.epochs[0].supervised, rel=0.1
+    )
+    assert recent.training_summary_.errors.student < 2 * plain.training_summary_.errors.student
+
+
 @students
 @pytest.mark.parametrize("more", [{"quantiles": [0.1, 0.5, 0.9]}, {"augmentation": 0.3}])
 def test_weights_go_with_everything_else(student, more):

@@ -199,7 +199,16 @@ def gather_windows(
         return WindowSets(windows, windows, held_out)
     # Later steps of a trial window's target may be among those that are validated on.
     trial = windows.subset(of_windows("trial_target"), of_windows("trial_labelled"), plan.horizon)
-    return WindowSets(trial, windows, held_out)
+    return WindowSets(_with_mean_weight_one(trial), windows, held_out)
+
+
+def _with_mean_weight_one(windows: TrainingWindows) -> TrainingWindows:
+    """Scale weights as those of all windows are; where none of these counts, all count alike."""
+    if windows.weight is None:
+        return windows
+    mean = float(windows.weight[windows.has_target].mean())
+    weight = windows.weight / np.float32(mean) if mean > 0 else None
+    return replace(windows, weight=weight)
 
 
 def _weights(plan: Plan, used: list[np.ndarray]) -> np.ndarray | None:

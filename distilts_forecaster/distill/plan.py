@@ -228,7 +228,8 @@ def _with_mean_weight_one(sources: tuple[SourcePlan, ...]) -> tuple[SourcePlan, 
     mean = np.concatenate(counting).mean()
     if not mean > 0:
         raise ValueError(
-            "sample_weight is zero for the target of every window: leave it out to count all alike."
+            "sample_weight is zero for the target of every window of this history. Start later, or "
+            "leave it out to count all alike."
         )
     return tuple(
         one if weight is None else replace(one, source=replace(one.source, weight=weight / mean))  # type: ignore[type-var]

@@ -57,11 +57,9 @@ class DartsContract:
         if self._lengths and not self._refitting:
             return self._lengths
         given, settings = self._settings.given, self._settings
-        least = FEWEST_POINTS - 1
-        return (
-            settings.input_chunk_length if given[0] else least,
-            settings.output_chunk_length if given[1] else 1,
-        )
+        steps = settings.output_chunk_length if given[1] else 1
+        least = max(1, FEWEST_POINTS - steps)
+        return settings.input_chunk_length if given[0] else least, steps
 
     @property
     def output_chunk_shift(self) -> int:
@@ -118,8 +116,9 @@ class DartsContract:
 
     @property
     def min_train_samples(self) -> int:
-        """One window is enough to solve."""
-        return 1
+        """Windows that a history to fit must have at least: one is enough to solve."""
+        needed = fewest_points(self._settings) - self.output_chunk_shift
+        return max(1, 1 + needed - sum(self._told_lengths))
 
     @property
     def min_train_series_length(self) -> int:
@@ -171,9 +170,8 @@ class DartsContract:
     def historical_forecasts(self, *args: Any, **kwargs: Any) -> Any:
         """Backtest as Darts does; where it fits again, open lengths are fitted to each history."""
         method = super().historical_forecasts  # type: ignore[misc]
-        given = inspect.signature(method).bind(*args, **kwargs)
-        given.apply_defaults()
-        self._refitting = bool(given.arguments["retrain"])
+        given = inspect.signature(method).bind_partial(*args, **kwargs)
+        self._refitting = bool(given.arguments.get("retrain", True))
         try:
             return method(*args, **kwargs)
         finally:

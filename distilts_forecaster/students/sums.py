@@ -171,7 +171,7 @@ def _diagonalise(
     ``P' G_T P = diag(d)``. The eigenbasis of G_y serves every lambda, which leaves
     one symmetric eigenproblem for each, and none without a teacher.
     """
-    n_target, n_teacher = max(sums.n_target, 1), max(sums.n_teacher, 1)
+    n_target, n_teacher = sums.n_target or 1.0, sums.n_teacher or 1.0
     powers, basis = np.linalg.eigh(sums.gram_target[k] / n_target)
     mean_power = max(powers.mean(), _TINY)
     cross_target = basis.T @ (sums.cross_target[k] / n_target)
