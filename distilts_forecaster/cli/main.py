@@ -26,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted, 70 if this program is at fault.
     """
     args = _parser().parse_args(argv)
-    if args.debug:
-        return int(_RUN[args.command](args))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -38,10 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ImportError, MemoryError, ValueError, OSError) as error:
+        if args.debug:
+            raise
         text = str(error) or type(error).__name__
         print(f"distilts: {text}", file=sys.stderr)
         return 2
     except Exception as error:
+        if args.debug:
+            raise
         print(
             f"distilts: {type(error).__name__}: {error}\nThis is a fault of distilts, not yours. "
             "Run the command again with --debug to see where it happened, and report it.",
