@@ -120,9 +120,11 @@ def run_hub() -> None:
 
 
 def run_onnx() -> None:
-    """Export a student and compare the graph with it."""
+    """Export students, which compares the graphs with them."""
     with tempfile.TemporaryDirectory() as folder:
-        distilts_forecaster.export_onnx(load_student(STUDENT), Path(folder) / "student.onnx")
+        for kind in ("linear", "mlp", "itransformer"):
+            student = load_student(Path(STUDENT).with_name(kind))
+            distilts_forecaster.export_onnx(student, Path(folder) / f"{kind}.onnx")
 
 
 def run_cli(*more: str) -> None:
@@ -162,6 +164,7 @@ RUNS = {
     "cli": [run_cli],
     "cli,darts": [lambda: run_cli("fit")],
     "lowest-darts": [run_darts, run_onnx, lambda: run_cli("fit")],
+    "lowest": [run_sklearn, run_sktime],
     "lowest-torch": [run_torch, run_sklearn, run_sktime, lambda: run_sktime(small_network())],
 }
 

@@ -61,6 +61,11 @@ def test_a_missing_extra_is_named():
         ("import distilts_forecaster.sklearn", "sklearn", "sklearn"),
         ("import distilts_forecaster.sklearn", "scipy", "sklearn"),
         ("from distilts_forecaster import DartsTeacher", "darts", "darts"),
+        ("from distilts_forecaster import load_teacher\n"
+         "load_teacher('google/timesfm-2.5-200m-pytorch')", "darts", "darts-torch"),
+        ("import pandas; from distilts_forecaster import from_long\n"
+         "from_long(pandas.DataFrame({'unique_id': [1, 1], 'ds': [1, 2], 'y': [0., 1.]}))",
+         "darts", "darts"),
         ("from distilts_forecaster import from_long", "pandas", "darts"),
         (
             "from distilts_forecaster import LinearForecaster, export_onnx; import numpy\n"

@@ -269,7 +269,9 @@ class _Graph:
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node and return the name of its result."""
         name = f"{kind}_{len(self._nodes)}"
-        self._nodes.append(self._helper.make_node(kind, list(inputs), [name], **attributes))
+        # Named, since onnxruntime before 1.22 gives the nodes that it adds the same name otherwise.
+        node = self._helper.make_node(kind, list(inputs), [name], name=name, **attributes)
+        self._nodes.append(node)
         return name
 
     def array(self, values: Any, dtype: Any = np.float32) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from distilts_forecaster.runtime.checks import extra_for
+
 __all__ = ["from_long", "to_long"]
 
 
@@ -111,7 +113,8 @@ def _to_series(
     key: Any, group: pd.DataFrame, id: str, time: str, targets: list[str], freq: str | int | None
 ) -> Any:
     """Build the Darts series of one id, with the id as metadata."""
-    from darts import TimeSeries
+    with extra_for('to="darts"', "darts"):
+        from darts import TimeSeries
 
     group = group.sort_values(time, kind="stable")
     zone = getattr(group[time].dt, "tz", None) if hasattr(group[time], "dt") else None

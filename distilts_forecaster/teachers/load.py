@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from distilts_forecaster.runtime.checks import extra_for
 from distilts_forecaster.teachers.base import Teacher
 from distilts_forecaster.teachers.ensemble import Ensemble, EnsembleTeacher
 from distilts_forecaster.teachers.function import FunctionTeacher
@@ -137,7 +138,8 @@ def load_teacher(teacher: Any) -> Teacher:
     if name == "bundled":
         return _bundled()
     if name == _TIMESFM:
-        from distilts_forecaster.teachers.darts import timesfm
+        with extra_for(f"the teacher {name!r}", "darts-torch"):
+            from distilts_forecaster.teachers.darts import timesfm
 
         return timesfm(name)
     from distilts_forecaster.teachers.chronos import ChronosTeacher, from_hub
