@@ -275,7 +275,8 @@ class NetworkSettings(StudentSettings):
         if importlib.util.find_spec("torch") is None:
             raise ImportError(
                 f"The student {type(self).__name__} is trained by torch, which is not "
-                'installed: pip install "distilts-forecaster[torch]"'
+                'installed: pip install "distilts-forecaster[torch]" '
+                '("distilts-forecaster[darts-torch]" with Darts, which then needs Lightning too)'
             )
 
     @abstractmethod
