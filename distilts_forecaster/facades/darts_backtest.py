@@ -14,6 +14,7 @@ from darts.utils.historical_forecasts.utils import _get_historical_forecast_boun
 from darts.utils.utils import generate_index
 
 from distilts_forecaster.facades.darts_series import like, moved
+from distilts_forecaster.runtime.gaps import check_not_infinite
 from distilts_forecaster.windows.cutting import history_windows, iterate_chunks
 
 __all__ = ["backtest"]
@@ -155,11 +156,7 @@ def _forecasts(
 ) -> Iterator[np.ndarray]:
     """Yield forecasts (n, steps, C, S) from some origins at a time."""
     values = np.asfortranarray(values)
-    if np.isinf(values).any():
-        raise ValueError(
-            f"series[{index}] has {int(np.isinf(values).sum())} infinite values: replace them, NaN "
-            "means missing."
-        )
+    check_not_infinite(values, f"series[{index}] has")
     known = np.isfinite(values)
     if not known.all():
         counts = np.concatenate([np.zeros((1, values.shape[1]), int), np.cumsum(known, axis=0)])

@@ -11,6 +11,7 @@ from darts.typing import TimeSeriesLike
 from darts.utils.data.utils import _process_sample_weight
 
 from distilts_forecaster.facades.darts_covariates import rows_of
+from distilts_forecaster.runtime.gaps import check_not_infinite
 from distilts_forecaster.windows.source import Chunks, weights_by_origin
 
 __all__ = ["check_components", "check_context", "check_series", "origin_weights"]
@@ -56,11 +57,7 @@ def check_series(
                 "series."
             )
         array = one.all_values(copy=False)[:, :, 0]
-        if np.isinf(array).any():
-            raise ValueError(
-                f"{label} has {int(np.isinf(array).sum())} infinite values: replace them, NaN "
-                "means missing."
-            )
+        check_not_infinite(array, f"{label} has")
         empty = np.isnan(array).all(axis=0)
         if empty.any():
             raise ValueError(f"{label} has no values at all in {list(one.columns[empty])}.")
@@ -98,11 +95,8 @@ def check_context(
     context = values[-input_chunk_length:]
     # The sum is finite if every value is, and costs a tenth of checking each.
     if not np.isfinite(context.sum()) and not np.isfinite(context).all():
-        if np.isinf(context).any():
-            raise ValueError(
-                f"series[{index}] has {int(np.isinf(context).sum())} infinite values in its last "
-                f"{input_chunk_length} steps: replace them, NaN means missing."
-            )
+        where = f" in its last {input_chunk_length} steps"
+        check_not_infinite(context, f"series[{index}] has", where)
         empty = np.isnan(context).all(axis=0)
         if empty.any():
             raise ValueError(

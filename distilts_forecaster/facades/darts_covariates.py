@@ -13,7 +13,7 @@ from darts.utils.utils import n_steps_between
 
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.covariates import KINDS, Covariates
-from distilts_forecaster.runtime.gaps import fill_covariates
+from distilts_forecaster.runtime.gaps import check_not_infinite, fill_covariates
 from distilts_forecaster.settings import Settings
 from distilts_forecaster.windows.cutting import window_covariates
 from distilts_forecaster.windows.source import PreparedSeries
@@ -92,11 +92,7 @@ def rows_of(
         )
     values = covariates.all_values(copy=False)[offset + first : offset + stop, :, 0]
     empty = np.isnan(values).all(axis=0)
-    if np.isinf(values).any():
-        raise ValueError(
-            f"{name} has {int(np.isinf(values).sum())} infinite values: replace them, NaN means "
-            "missing."
-        )
+    check_not_infinite(values, f"{name} has")
     if empty.any():
         raise ValueError(
             f"{name} has no values at all in {list(covariates.columns[empty])}, at the steps that "

@@ -11,7 +11,7 @@ import pandas as pd
 from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import ForecastingHorizon
 
-from distilts_forecaster.runtime.gaps import fill_covariates
+from distilts_forecaster.runtime.gaps import check_not_infinite, fill_covariates
 
 __all__ = ["Instance", "covariates_ahead", "steps_ahead", "take_apart"]
 
@@ -53,11 +53,7 @@ def take_apart(
         cutoff = get_cutoff(pd.DataFrame(index=times), return_index=True)
         one = Instance(key, times, group.to_numpy(np.float64), None, cutoff)
         _check_regular(one)
-        if np.isinf(one.values).any():
-            raise ValueError(
-                f"{one.name} has {int(np.isinf(one.values).sum())} infinite values: replace them, "
-                "NaN means missing."
-            )
+        check_not_infinite(one.values, f"{one.name} has")
         if columns is not None:
             rows = _rows(known, one, times)
             one = Instance(key, times, one.values, rows, cutoff)
@@ -156,11 +152,7 @@ def _rows(
             "for each step of y, and at predict for each step up to the last of fh."
         )
     rows = frame.loc[times].to_numpy(np.float64)
-    if np.isinf(rows).any():
-        raise ValueError(
-            f"X has {int(np.isinf(rows).sum())} infinite values for {one.name}: replace them, NaN "
-            "means missing."
-        )
+    check_not_infinite(rows, "X has", f" for {one.name}")
     n_before = 0 if before is None else len(before)
     if before is not None:
         rows = np.concatenate([before, rows])

@@ -11,7 +11,7 @@ import numpy as np
 
 from distilts_forecaster.runtime.checks import check_integer
 from distilts_forecaster.runtime.covariates import KINDS, Covariates
-from distilts_forecaster.runtime.gaps import complete
+from distilts_forecaster.runtime.gaps import check_not_infinite, complete
 from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.quantiles import (
     ErrorQuantiles,
@@ -316,11 +316,7 @@ class Forecaster:
         # Sample paths must not be drawn twice, so for them the contexts are looked at first.
         made = forecast(windows, covariates) if paths == 1 else None
         if made is None or not math.isfinite(made.sum()):
-            if np.isinf(windows).any():
-                raise ValueError(
-                    f"The contexts hold {int(np.isinf(windows).sum())} infinite values: replace "
-                    "them, NaN means missing."
-                )
+            check_not_infinite(windows, "The contexts hold")
             if np.isnan(windows).any():
                 made = self._in_gaps(forecast, windows, covariates)
             elif made is None:

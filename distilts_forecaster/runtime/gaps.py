@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["carry_forward", "complete", "fill_covariates", "fill_gaps"]
+__all__ = ["carry_forward", "check_not_infinite", "complete", "fill_covariates", "fill_gaps"]
+
+
+def check_not_infinite(values: np.ndarray, holder: str, where: str = "") -> None:
+    """Raise ValueError if there are infinite values; ``holder`` is who has them, with its verb."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise ValueError(
+            f"{holder} {int(infinite.sum())} infinite values{where}: replace them, NaN means "
+            "missing."
+        )
 
 
 def fill_gaps(windows: np.ndarray, period: int | None = None) -> np.ndarray:
