@@ -6,7 +6,7 @@ Standardised mean squared error over windows of the test span:
   training months of the ETT sets, lookback 512, 96 and 192 ahead, every test window
   (settings chosen on the validation months, which are not fitted on);
 * ``--part short``: the same on histories of every data set cut to their last points before
-  the test span (settings chosen on the history's own end), 96 ahead, beside seasonal naive.
+  the test span, 96 ahead, beside seasonal naive, all with default settings.
 
 The teacher alone sees up to 1,024 steps, as it does when it labels.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,15 @@ from benchmarks.data import add_data_argument, ett, load_all
 from distilts_forecaster import DistilledForecaster, load_teacher
 from distilts_forecaster.distill.plan import MOST_TEACHER_CONTEXT
 from distilts_forecaster.teachers import Teacher
-from distilts_forecaster.windows.cutting import context_windows, target_windows
+from distilts_forecaster.windows.cutting import context_windows, history_windows, target_windows
 from distilts_forecaster.windows.naive import repeat_season
 
 LOOKBACK = 512
 NAMES = ("ETTh1", "ETTh2", "ETTm1")
 
-#: Points of history, and the lookback that they leave room for.
-SHORT_LENGTHS = {300: 144, 500: 240, 1000: 512, 2000: 512}
-MAX_ORIGINS = 300
+#: Points of history, and test windows.
+SHORT_LENGTHS = (300, 500, 1000, 2000)
+MAX_ORIGINS = 150
 
 
 def error_at(
@@ -79,7 +78,7 @@ def fit(
     alpha: float | str,
     teacher: str,
     validation: np.ndarray | None = None,
-    lookback: int = LOOKBACK,
+    lookback: int | None = LOOKBACK,
 ) -> DistilledForecaster:
     """Fit the forecaster to an array."""
     model = DistilledForecaster(
@@ -122,47 +121,55 @@ def full_histories(data: Path, teacher_name: str) -> None:
 
 
 def short_histories(data: Path, teacher_name: str) -> None:
-    """Print the table of histories cut to their last points."""
+    """Print the table of histories cut to their last points: default lengths, 96 ahead."""
     teacher = load_teacher(teacher_name)
-    print("\nLast N points before the test span, T = 96, test MSE")
+    print("\nLast N points before the test span, T = 96, test MSE relative to the teacher's alone")
     print(
-        f"{'':16}{'N':>6}{'no teacher':>12}{'auto':>8}{'gain':>7}{'teacher':>9}{'naive':>8}   alpha"
+        f"{'':16}{'N':>6}{'teacher':>9}{'no teacher':>12}{'auto':>7}{'naive':>7}"
+        "   alpha  ridge  prior"
     )
-    gains: dict[int, list[float]] = {length: [] for length in SHORT_LENGTHS}
+    rows: dict[int, list[tuple[float, ...]]] = {length: [] for length in SHORT_LENGTHS}
     for found in load_all(data):
         values = found.values / found.values[: found.test_start].std(axis=0)
         last = len(values) - 96
         if last - found.test_start < 96 or values.shape[1] > 20:
             continue
-        step = max(1, (last - found.test_start) // MAX_ORIGINS)
-        origins = np.arange(found.test_start, last + 1, step)
+        origins = np.unique(np.linspace(found.test_start, last, MAX_ORIGINS).astype(int))
+        contexts = history_windows(values, origins, MOST_TEACHER_CONTEXT)
+        targets = target_windows(values, origins, 96)
+
+        def error(made: np.ndarray, targets: np.ndarray = targets) -> float:
+            return float(((made - targets) ** 2).mean())
+
         # Zero-shot, whatever the student's history.
-        zero_shot = error_at(
-            point(teacher, 96), values, origins, min(MOST_TEACHER_CONTEXT, found.test_start)
-        )
-        naive = error_at(
-            partial(repeat_season, season=found.period, horizon=96), values, origins, found.period
-        )
-        for length, lookback in SHORT_LENGTHS.items():
+        zero_shot = error(point(teacher, 96)(contexts))
+        naive = min(error(repeat_season(contexts, season, 96)) for season in (1, found.period))
+        for length in SHORT_LENGTHS:
             if length > found.test_start:
                 continue
             history = values[found.test_start - length : found.test_start]
             errors = []
             for alpha in (0, "auto"):
-                model = fit(history, 96, alpha, teacher_name, lookback=lookback)
-                errors.append(error_at(model.student_.predict, values, origins, lookback))
-            gains[length].append(1 - errors[1] / errors[0])
+                model = fit(history, 96, alpha, teacher_name, lookback=None)
+                errors.append(error(model.student_.predict(contexts, 96)))
+            chosen = model.training_summary_.chosen
+            rows[length].append((*errors, zero_shot, naive))
             print(
-                f"{found.name:16}{length:6}{errors[0]:12.4f}{errors[1]:8.4f}"
-                f"{gains[length][-1]:7.1%}{zero_shot:9.4f}{naive:8.4f}"
-                f"{model.training_summary_.chosen.distillation_weight:8.3g}",
+                f"{found.name:16}{length:6}{zero_shot:9.4f}{errors[0] / zero_shot:12.3f}"
+                f"{errors[1] / zero_shot:7.3f}{naive / zero_shot:7.2f}"
+                f"{chosen.distillation_weight:8.3g}{chosen.ridge:7.3g}  {chosen.prior}",
                 flush=True,
             )
-    for length, found_gains in gains.items():
-        if found_gains:
-            print(
-                f"gain at {length:5}: mean {np.mean(found_gains):.1%}, least {min(found_gains):.1%}"
+    print(f"\n{'N':>6}{'auto / none':>18}{'auto / teacher':>18}{'auto / best of all':>20}")
+    for length, several in rows.items():
+        if several:
+            none, auto, teachers, naives = np.array(several).T
+            best = np.minimum(np.minimum(none, teachers), naives)
+            told = "".join(
+                f"{np.exp(np.log(auto / other).mean()):9.3f} (max {(auto / other).max():.2f})"
+                for other in (none, teachers, best)
             )
+            print(f"{length:6}{told}")
 
 
 def main() -> None:

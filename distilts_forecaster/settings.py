@@ -27,6 +27,7 @@ from distilts_forecaster.students.settings import (
 from distilts_forecaster.windows.source import Chunks
 
 __all__ = [
+    "LONGEST_CONTEXT",
     "NOMINAL",
     "Quantiles",
     "Settings",
@@ -40,6 +41,9 @@ __all__ = [
 
 #: Lengths of context and forecast where the user gives none and the series are long enough.
 NOMINAL = (512, 96)
+
+#: Most steps that contexts reach back where series are short, and what series are short of.
+LONGEST_CONTEXT, _FEW_POINTS = 1024, 10_000
 
 #: Points that a series needs at least where lengths are fitted to the data.
 FEWEST_POINTS = 4
@@ -65,17 +69,25 @@ class Teaching:
 
     ``distillation_weight`` is alpha (0 fits without a teacher), ``horizon_weights`` tau or the
     weights themselves (see
-    :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`), ``label_budget`` the
-    most windows to ask for, ``teacher_context`` the steps of history seen of each (see
-    :func:`~distilts_forecaster.distill.plan.resolve_teacher_context`), ``augmentation`` the share
-    of labelled windows that is synthetic (see :mod:`~distilts_forecaster.distill.augmentation`).
+    :func:`~distilts_forecaster.students.objective.resolve_horizon_weights`), ``label_budget`` and
+    ``time_limit`` the most windows to ask for, and seconds (see
+    :mod:`~distilts_forecaster.distill.budget`), ``teacher_context`` the steps of history seen of
+    each (see :func:`~distilts_forecaster.distill.plan.resolve_teacher_context`), ``accept`` the
+    largest held-out error, relative to the teacher's, that nothing is said about.
     """
 
     distillation_weight: float | str = "auto"
     horizon_weights: HorizonWeights = 1.0
-    label_budget: int | None = None
+    label_budget: int | str | None = "auto"
+    time_limit: float | None = None
     teacher_context: int | None = None
-    augmentation: float = 0.0
+    accept: float | None = None
+
+    def asks_for_all(self, n_windows: int) -> bool:
+        """Say whether the teacher is asked for all of so many windows, in any order."""
+        budget = self.label_budget
+        enough = budget is None or (isinstance(budget, int) and budget >= n_windows)
+        return enough and self.time_limit is None
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,14 @@ class Settings:
     """What to fit.
 
     ``given`` says whether the user gave ``input_chunk_length``, and ``output_chunk_length``:
-    lengths that were not given may be fitted to the data, by :func:`fit_lengths`.
+    lengths that were not given may be fitted to the data, by :func:`fit_lengths`. Then contexts
+    may be longer than histories: ``history_needed`` are the steps that must be known of one, None
+    for all.
     """
 
     chunks: Chunks
     given: tuple[bool, bool] = (True, True)
+    history_needed: int | None = None
     student: StudentSettings = field(default_factory=Linear)
     teaching: Teaching = Teaching()
     alignment: Alignment = field(default_factory=Alignment)
@@ -151,6 +166,7 @@ class Settings:
             "input_chunk_length": self.input_chunk_length,
             "output_chunk_length": self.output_chunk_length,
             "output_chunk_shift": self.output_chunk_shift,
+            "history_needed": self.history_needed,
             "student": self.student,
             **vars(self.teaching),
             "alignment": self.alignment.kind,
@@ -175,13 +191,14 @@ def make_settings(
     alignment_weight: Any = 0.3,
     alignment_dim: Any = 64,
     quantiles: Any = None,
-    label_budget: Any = None,
+    label_budget: Any = "auto",
+    time_limit: Any = None,
     teacher_context: Any = None,
+    accept: Any = None,
     random_state: Any = None,
     probabilistic: bool = False,
     calibrate: Any = True,
     nonnegative: Any = False,
-    augmentation: Any = 0.0,
 ) -> Settings:
     """Check the parameters of a facade, and return them as settings.
 
@@ -205,9 +222,14 @@ def make_settings(
     )
     shift = check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
     chunks = Chunks(length, steps, shift)
-    for name, value in (("label_budget", label_budget), ("teacher_context", teacher_context)):
-        if value is not None:
-            check_integer(name, value)
+    if label_budget != "auto" and label_budget is not None:
+        label_budget = check_integer("label_budget", label_budget)
+    if time_limit is not None:
+        check_number("time_limit", time_limit)
+    if teacher_context is not None:
+        check_integer("teacher_context", teacher_context)
+    if accept is not None:
+        check_number("accept", accept, at_least=1e-12)
     if random_state is not None:
         random_state = check_integer("random_state", random_state, at_least=0)
         if random_state >= 2**32:
@@ -220,8 +242,9 @@ def make_settings(
             alpha,
             _check_horizon_weights(horizon_weights, chunks.output_chunk_length),
             label_budget,
+            time_limit,
             teacher_context,
-            check_number("augmentation", augmentation, below=1.0),
+            accept,
         ),
         alignment=_check_alignment(alignment, alignment_weight, alignment_dim, kind, alpha),
         quantiles=Quantiles(
@@ -258,11 +281,20 @@ def fit_lengths(
     With n the median number of points, and n_windows the windows of all series together::
 
         T = min(horizon or 96, n)     with n // 3 for n without a teacher, or with covariates
-        L = 512                       if n >= 512 + T and n_windows >= 512, else min(512, n // 2)
+        L = 512                       if n >= 512 + T and n_windows >= 512, else
+            min(1024, 4 n)            if all series together have less than 10,000 points
+            min(512, n)               if they have more
+            min(512, n // 2)          with covariates, which are known for the history alone
 
     A teacher forecasts beyond the end of a series. Without one, or with covariates, the T steps of
     a window must be known. Longer forecasts are fed back. Where one length is given, the other one
     leaves room for it.
+
+    The fewer points there are, the more a context is worth beyond them: windows begin before the
+    series does, filled as in predict, and the student's weights there are those of its prior.
+    Relative to the teacher's, which sees 1,024 steps, the test error for 300 / 500 / 1,000 points
+    of ten sets was 1.50 / 1.28 / 1.07 with 512 steps, and 1.37 / 1.16 / 1.06 with 1,024; for 2,000
+    it was .89 with 512, and .93 with 1,024.
 
     Parameters
     ----------
@@ -291,8 +323,8 @@ def fit_lengths(
     Examples
     --------
     >>> fitted = fit_lengths(make_settings(), [60])
-    >>> fitted.input_chunk_length, fitted.output_chunk_length
-    (30, 60)
+    >>> fitted.input_chunk_length, fitted.output_chunk_length, fitted.history_needed
+    (240, 60, 30)
     """
     n, longest = int(np.median(n_points)), max(n_points)
     length, steps = settings.input_chunk_length, settings.output_chunk_length
@@ -305,31 +337,38 @@ def fit_lengths(
             room = min(room, n - length - shift)
         if not shift:  # else nothing can be fed back
             steps = max(1, min(steps, room))
+    history = None
     if not settings.given[0]:
         needed = length + shift + steps
         n_windows = sum(max(0, one - needed + 1) for one in n_points)
         if n < needed or n_windows < length:
             known = steps if settings.given[1] else 1
-            length = max(1, min(NOMINAL[0], n // 2, longest - shift - known))
-    needed = length + shift + (steps if settings.given[1] else 1)
+            history = max(1, min(NOMINAL[0], n // 2, longest - shift - known))
+            length = history if has_covariates else max(history, _reach(n, sum(n_points)))
+    needed = (history or length) + shift + (steps if settings.given[1] else 1)
     if longest < needed:
         raise ValueError(_too_short(settings, longest))
     if (length, steps) == (settings.input_chunk_length, settings.output_chunk_length):
         return settings
-    if (length < NOMINAL[0] and not settings.given[0]) or (
+    if (length != NOMINAL[0] and not settings.given[0]) or (
         steps < (horizon or NOMINAL[1]) and not settings.given[1]
     ):
         _tell_of_lengths(length, steps, n)
-    return _with_lengths(settings, length, steps)
+    return _with_lengths(settings, length, steps, history)
 
 
-def _with_lengths(settings: Settings, length: int, steps: int) -> Settings:
+def _reach(n: int, n_together: int) -> int:
+    """Return how far back contexts reach, for series of ``n`` points."""
+    return min(LONGEST_CONTEXT, 4 * n) if n_together < _FEW_POINTS else min(NOMINAL[0], n)
+
+
+def _with_lengths(settings: Settings, length: int, steps: int, history: int | None) -> Settings:
     """Return settings with other lengths; check a callable for horizon weights at that length."""
     teaching = settings.teaching
     if callable(teaching.horizon_weights) and steps != settings.output_chunk_length:
         resolve_horizon_weights(teaching.horizon_weights, steps)  # it can be wrong for this many
     chunks = Chunks(length, steps, settings.output_chunk_shift)
-    return replace(settings, chunks=chunks)
+    return replace(settings, chunks=chunks, history_needed=history)
 
 
 def _too_short(settings: Settings, longest: int) -> str:
@@ -362,7 +401,9 @@ def _tell_of_lengths(length: int, steps: int, n_points: int) -> None:
         _told.add("lengths")
         warn_user(
             f"Series of {n_points} points (the median) are short for {NOMINAL[0]} -> "
-            f"{NOMINAL[1]} steps: the student looks at {length} and forecasts {steps} at once. "
+            f"{NOMINAL[1]} steps: the student looks at {length}"
+            f"{', filled where they begin before a series,' if length > n_points else ''} and "
+            f"forecasts {steps} at once. "
             "Give input_chunk_length and output_chunk_length to decide yourself. (Said once.)"
         )
 

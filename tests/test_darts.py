@@ -562,7 +562,7 @@ def test_named_functions_keep_their_labels_on_disk(tmp_path):
 
 
 def test_student_settings_are_taken(teacher):
-    model = make(teacher, student=Linear(per_component=True, ridge=0.5)).fit(series(components=2))
+    model = make(teacher, student=Linear(pooling="none", ridge=0.5)).fit(series(components=2))
     assert model.student_.weights.shape == (2, L, T)
     assert model.training_summary_.chosen.ridge == 0.5
 

@@ -34,7 +34,7 @@ def sktime(n, *lengths, fh=None):
 def test_open_lengths_are_the_same_in_darts_and_sktime(n):
     fitted = [model.student_ for model in (darts(n), sktime(n))]
     lengths = {(one.input_chunk_length, one.output_chunk_length) for one in fitted}
-    assert lengths == {(n // 2, min(96, n))}
+    assert lengths == {(min(1024, 4 * n), min(96, n))}
 
 
 @pytest.mark.parametrize("fit", [darts, sktime])
@@ -69,7 +69,9 @@ def test_open_lengths_leave_a_window(n, given, alpha):
     for want, got in zip(given, (made.input_chunk_length, made.output_chunk_length), strict=True):
         assert want is None or got == want
     if any(given):
-        assert made.chunks.length <= n
+        needed = made.history_needed or made.input_chunk_length
+        assert needed + made.output_chunk_length <= n
+    assert (made.history_needed is None) == (given[0] is not None)
     if alpha == 0 and not any(given):
         assert made.output_chunk_length <= max(1, n // 3)
 
@@ -81,7 +83,8 @@ def test_a_horizon_is_what_the_student_forecasts_at_once():
 
 def test_fitted_lengths_are_said_once(monkeypatch):
     monkeypatch.setattr(settings_module, "_told", set())
-    with pytest.warns(UserWarning, match="looks at 30 and forecasts 60 at once") as told:
+    said = "looks at 240, filled where .* forecasts 60 at once"
+    with pytest.warns(UserWarning, match=said) as told:
         darts(60)
     assert told[0].filename.endswith("test_facades_agree.py")  # the user's line, not ours
     with warnings.catch_warnings():
@@ -177,7 +180,8 @@ def test_a_fitted_model_backtests_as_an_unfitted_one_where_it_is_fitted_again(le
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one.values(), other.values())
         assert one.time_index.equals(other.time_index)
-    assert model.extreme_lags[0] == -model.student_.input_chunk_length
+    given = model.model_params["input_chunk_length"]
+    assert model.extreme_lags[0] == -(given or 25)  # half of the history
 
 
 def test_a_validation_span_holds_no_target_of_the_training_span(monkeypatch):
@@ -197,7 +201,7 @@ def test_a_validation_span_holds_no_target_of_the_training_span(monkeypatch):
     )
     ((train, settings, _, _, validation, *_),) = given
     assert len(train[0]) == 170
-    assert len(validation[0]) == settings.input_chunk_length + 20
+    assert len(validation[0]) == settings.history_needed + 20
 
 
 def test_weights_by_a_function_are_saved_at_the_length_that_was_fitted():
@@ -219,3 +223,37 @@ def test_a_number_in_an_array_is_tau():
 def test_too_many_horizon_weights_are_named():
     with pytest.raises(ValueError, match="horizon_weights holds 60 weights"):
         fit_lengths(make_settings(horizon_weights=[1.0] * 60), [60])
+
+
+def test_contexts_longer_than_histories_need_half_of_one_alone(tmp_path):
+    model = darts(200)
+    assert model.input_chunk_length == model.student_.input_chunk_length == 800
+    model.save_student(tmp_path)
+    short = TimeSeries.from_values(seasonal(120))
+    for one in (model, DistilledForecaster.from_student(tmp_path)):
+        assert one.extreme_lags[0] == -100
+        made = one.historical_forecasts(short, retrain=False, forecast_horizon=2, stride=7)
+        assert made.start_time() == 101  # the last of two steps
+        for time, value in zip(made.time_index, made.values()[:, 0], strict=True):
+            alone = one.predict(2, series=short[: int(time) - 1])
+            np.testing.assert_allclose(value, alone.values()[-1, 0], rtol=1e-5)
+
+
+def test_with_covariates_contexts_are_no_longer_than_histories():
+    settings = fit_lengths(make_settings(), [200], has_covariates=True)
+    assert settings.input_chunk_length == settings.history_needed == 100
+
+
+@pytest.mark.parametrize(
+    ("n_points", "length"),
+    [
+        ([300], 1024),
+        ([100], 400),
+        ([1100], 1024),
+        ([1119], 512),
+        ([100] * 200, 100),
+        ([600] * 30, 512),
+    ],
+)
+def test_few_points_let_contexts_reach_far_back(n_points, length):
+    assert fit_lengths(make_settings(), n_points).input_chunk_length == length

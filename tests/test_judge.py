@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from conftest import seasonal
 
-from distilts_forecaster.distill.judge import naive_error
+from distilts_forecaster.distill.judge import TrainingSummary, advise, naive_error
 from distilts_forecaster.distill.plan import plan_windows
+from distilts_forecaster.runtime.info import Chosen, ValidationErrors, WindowCounts
 from distilts_forecaster.settings import make_settings
-from distilts_forecaster.students import Linear
+from distilts_forecaster.students import MLP, Linear
+from distilts_forecaster.teachers import TeacherInfo
 from distilts_forecaster.windows.naive import USUAL_SEASONS, repeat_season
 from distilts_forecaster.windows.source import prepare_series
 
@@ -63,3 +65,63 @@ def test_a_repeated_season_keeps_its_phase(season, horizon, shift):
     steps = np.arange(12 + shift, 12 + shift + horizon)
     np.testing.assert_array_equal(made % season, steps % season)
     assert made.min() >= 12 - season
+
+
+def summary(student=1.0, alone=2.0, teacher=0.5, naive=4.0, season=24, **windows):
+    return TrainingSummary(
+        WindowCounts(labelled=10, **windows),
+        Chosen(),
+        ValidationErrors(
+            horizon=3,
+            student=student,
+            without_teacher=alone,
+            teacher=teacher,
+            naive=naive,
+            naive_season=season,
+        ),
+        seconds={"teacher": 0.5},
+    )
+
+
+def test_the_verdict_names_everything_that_must_be_beaten():
+    said = summary().verdict
+    assert "2.00 times that of the teacher" in said
+    assert "0.50 times that of the same student without a teacher" in said
+    assert "0.25 times that of repeating the last 24 steps" in said
+    assert said.endswith("The teacher is better there.")
+    assert "better there" not in summary(teacher=0.96).verdict
+    assert summary(naive=0.1).verdict.endswith("Repeating the last 24 steps is better there.")
+    assert "repeating the last value" in summary(season=1).verdict
+    assert "compared" in summary(student=None).verdict
+    assert summary().fidelity == 2.0
+    assert summary(teacher=None).fidelity is None
+    assert summary(student=None).fidelity is None
+
+
+@pytest.mark.parametrize(
+    ("windows", "settings", "alone", "expected"),
+    [
+        (
+            {"unlabelled": 90, "labels_moved": 0.01},
+            {},
+            2.0,
+            "90 windows are unlabelled, at 50.0 ms",
+        ),
+        ({"unlabelled": 90}, {}, 2.0, "label_budget=None"),
+        ({}, {}, 2.0, "input_chunk_length=1024"),
+        ({}, {}, 2.0, 'student="mlp"'),
+        ({}, {}, 0.5, "distillation_weight=0"),
+        ({}, {}, 2.0, "load_teacher('slow')"),
+    ],
+)
+def test_advice_is_what_would_help(windows, settings, alone, expected):
+    info = TeacherInfo("slow", takes_missing=True)
+    said = advise(summary(alone=alone, **windows), make_settings(40, 6, **settings), info)
+    assert expected in said
+
+
+def test_advice_that_would_not_help_is_not_given():
+    info = TeacherInfo("slow", longest_context=40)
+    windows = {"unlabelled": 90, "labels_moved": 1e-4}
+    said = advise(summary(**windows), make_settings(40, 6, student=MLP()), info)
+    assert said == "or forecast with the teacher itself: load_teacher('slow')"

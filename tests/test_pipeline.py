@@ -215,7 +215,7 @@ def test_the_order_of_series_is_irrelevant(teacher):
 def test_one_matrix_per_component_on_request(teacher):
     values = np.column_stack([seasonal(300)[:, 0], seasonal(300, period=5)[:, 0]])
     shared = fit(values, teacher)
-    own = fit(values, teacher, student=Linear(per_component=True))
+    own = fit(values, teacher, student=Linear(pooling="none"))
     assert shared.student.weights.shape == (1, L, T)
     assert own.student.weights.shape == (2, L, T)
     assert error(own.student, values) < error(shared.student, values)
@@ -332,15 +332,6 @@ def test_a_teacher_that_could_not_be_asked_at_all_is_not_passed_over():
     with pytest.raises(ValueError, match="needs teacher_context=500 steps without gaps"):
         fit(seasonal(300), teacher, teacher_context=500)
     assert not teacher.contexts
-
-
-@pytest.mark.parametrize("more", [{}, {"student": Linear(per_component=True)}])
-def test_synthetic_windows_go_with_quantiles(teacher, more):
-    student = fit(
-        seasonal(120, components=2), teacher, augmentation=0.3, quantiles=(0.1, 0.5, 0.9), **more
-    ).student
-    made = student.predict_quantiles(seasonal(L, components=2), quantile_levels=(0.1, 0.9))
-    assert (made[..., 0] < made[..., 1]).all()
 
 
 @pytest.mark.parametrize("n", [26, 30, 35])

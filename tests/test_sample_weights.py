@@ -15,7 +15,7 @@ QUIET = {"cache_dir": False, "verbose": False, "random_state": 0}
 FAST = Training(max_epochs=2, device="cpu")
 STUDENTS = {
     "linear": Linear(),
-    "per component": Linear(per_component=True),
+    "per component": Linear(pooling="none"),
     "dlinear": DLinear(training=FAST),
     "mlp": MLP(hidden_size=8, training=FAST),
 }
@@ -65,7 +65,7 @@ def test_a_network_is_tried_where_recent_steps_alone_count(student):
 
 
 @students
-@pytest.mark.parametrize("more", [{"quantiles": [0.1, 0.5, 0.9]}, {"augmentation": 0.3}])
+@pytest.mark.parametrize("more", [{"quantiles": [0.1, 0.5, 0.9]}, {"label_budget": 20}])
 def test_weights_go_with_everything_else(student, more):
     model = fit("linear", student, **more)
     assert np.isfinite(model.predict(2 * T).values()).all()

@@ -108,7 +108,7 @@ def test_in_sample_forecasts_are_made_from_what_came_before(teacher):
 
 def test_lengths_follow_horizon_and_series(teacher):
     free = {"input_chunk_length": None, "output_chunk_length": None}
-    cases = ((150, [1, 2, 12], (75, 12)), (150, None, (75, 96)), (30, [1, 24], (15, 24)))
+    cases = ((150, [1, 2, 12], (600, 12)), (150, None, (600, 96)), (30, [1, 24], (120, 24)))
     for n, fh, expected in cases:
         student = make(teacher, **free).fit(made(n), fh=fh).student_
         assert (student.input_chunk_length, student.output_chunk_length) == expected

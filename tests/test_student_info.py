@@ -56,7 +56,7 @@ def test_settings_are_the_parameters_of_a_facade():
     assert info.settings["input_chunk_length"] == 8
     assert info.settings["horizon_weights"] == []  # those that were chosen
     assert info.settings["quantile_levels"] == [0.1, 0.5]
-    assert info.settings["student"] == {"kind": "Linear", "per_component": False, "ridge": "auto"}
+    assert info.settings["student"] == {"kind": "Linear", "pooling": "auto", "ridge": "auto"}
     assert (info.teacher.name, info.teacher.revision, info.teacher.n_parameters) == ("x", "1", 3)
     assert info.fit == SUMMARY.facts
     assert StudentInfo.from_json(info.to_json()) == info

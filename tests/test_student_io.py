@@ -121,10 +121,10 @@ def test_the_levels_come_back(tmp_path, quantiles):
 
 
 def test_the_students_own_settings_come_back(tmp_path):
-    model = make(student=Linear(per_component=True, ridge=0.3), distillation_weight=0)
+    model = make(student=Linear(pooling="none", ridge=0.3), distillation_weight=0)
     model.fit(series(2)).save_student(tmp_path / "a")
     again = DistilledForecaster.from_student(tmp_path / "a")
-    assert again.model_params["student"] == Linear(per_component=True, ridge=0.3)
+    assert again.model_params["student"] == Linear(pooling="none", ridge=0.3)
     refitted = again.fit(series(2)).student_
     np.testing.assert_array_equal(refitted.weights, model.student_.weights)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,6 @@ from distilts_forecaster.students.sums import (
     HeldOut,
     WindowSums,
     solve,
-    solve_choice,
     validation_errors,
 )
 
@@ -133,7 +134,7 @@ def test_missing_targets_are_in_no_validation_error():
     known = np.isfinite(held_targets).all(axis=1)
     parts = HeldOut(summed(held[known], held_targets[known]), held[~known], held_targets[~known])
     sums = summed(features, targets, labels)
-    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
+    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0, 0]
     expected = np.nanmean((held @ solve(sums, np.ones(T), 0.1)[0] - held_targets) ** 2)
     assert error == pytest.approx(expected, rel=1e-4)
 
@@ -144,7 +145,7 @@ def test_validation_errors_are_those_of_the_solutions():
     sums, validation = summed(features, targets, labels), whole(held, held_targets)
     candidates = [np.zeros(T), 2.0 * exponential_weights(T, 1.0)]
     ridges = [0.01, 1.0]
-    errors = validation_errors(sums, validation, candidates, ridges)
+    (errors,) = validation_errors(sums, validation, candidates, ridges)
     for i, ridge in enumerate(ridges):
         for j, weights in enumerate(candidates):
             solution = solve(sums, weights, ridge)[0]
@@ -162,7 +163,7 @@ def test_a_sample_of_incomplete_rows_stands_for_all(n_matrices):
     sums = summed(features, targets, labels, n_matrices)
     whole_rows = summed(held[:10], held_targets[:10], n_matrices=n_matrices)
     parts = HeldOut(whole_rows, held[10:], held_targets[10:], row_weight=4.0)
-    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0]
+    (error,) = validation_errors(sums, parts, [np.ones(T)], [0.1])[0, 0]
     weights = solve(sums, np.ones(T), 0.1)
     made = np.stack([row @ weights[i % n_matrices] for i, row in enumerate(held)])
     squares = np.where(known, made - held_targets, 0.0) ** 2
@@ -198,18 +199,69 @@ def test_a_ridge_that_cannot_be_is_refused(bad):
 
 
 def test_settings_of_the_wrong_type_are_refused():
-    with pytest.raises(TypeError, match="per_component"):
-        Linear(per_component="yes")
+    with pytest.raises(ValueError, match="pooling"):
+        Linear(pooling="yes")
+    with pytest.raises(ValueError, match="pooling"):
+        Linear(pooling=-1.0)
     with pytest.raises(TypeError, match="ridge"):
         Linear(ridge=None)
 
 
-def test_of_fewer_steps_the_first_weights_count():
+def same(first, second, rtol=1e-5):
+    for name, value in vars(first).items():
+        np.testing.assert_allclose(value, getattr(second, name), rtol=rtol, atol=1e-4, err_msg=name)
+
+
+def test_pooling_interpolates_between_own_sums_and_those_of_all():
+    features, targets, labels = rows(40)
+    sums = summed(features, targets, labels, n_matrices=2)
+    one = summed(features, targets, labels)
+    same(sums.pooled(np.inf), one)
+    same(sums.pooled(0.0), sums)
+    for k in range(2):
+        half = 0.5 * sums.gram_target[k] + 0.5 * sums.gram_target.mean(axis=0)
+        np.testing.assert_allclose(sums.pooled(1.0).gram_target[k], half)
+        shared = solve(one, np.ones(T), 0.1)[0]
+        np.testing.assert_allclose(solve(sums.pooled(1e9), np.ones(T), 0.1)[k], shared, atol=1e-4)
+
+
+def test_residual_sums_are_those_of_residual_targets():
+    features, targets, labels = rows(40)
+    weights = np.random.default_rng(5).normal(size=(F, T)).astype(np.float32)
+    sums = summed(features, targets, labels, n_matrices=2)
+    rest = features @ weights
+    same(sums.residual(weights), summed(features, targets - rest, labels - rest, 2), rtol=1e-3)
+
+
+def test_projected_sums_are_those_of_projected_features():
+    features, targets, labels = rows(40)
+    basis = np.random.default_rng(5).normal(size=(F, 2)).astype(np.float32)
+    expected = WindowSums(1, 2, T)
+    expected.add(features @ basis, targets, labels)
+    same(summed(features, targets, labels).projected(basis), expected, rtol=1e-3)
+
+
+def test_merged_sums_have_the_solution_of_equal_weights():
     sums = summed(*rows(40))
-    weights = np.array([4.0, 1.0, 0.5, 7.0, 9.0])
-    np.testing.assert_array_equal(
-        solve_choice(sums, 2.0, weights, 0.1), solve(sums, 2.0 * weights[:T], 0.1)
+    weights = np.full(T, 2.0)
+    power = 1.0
+    np.testing.assert_allclose(
+        solve(sums.merged(weights), np.zeros(T), 0.1, power), solve(sums, weights, 0.1, power)
     )
+
+
+@pytest.mark.parametrize("n_candidates", [1, 9])
+def test_students_beside_each_other_have_the_errors_they_have_alone(n_candidates):
+    sums = [summed(*rows(40, seed)) for seed in (0, 0)]
+    sums[1].cross_target = sums[1].cross_target * 2.0
+    held = [whole(*rows(30, 7)[:2]), whole(*rows(30, 7)[:2])]
+    candidates = [np.full(T, float(k)) for k in range(n_candidates)]
+    together = replace(held[0], sums=held[0].sums.beside([held[1].sums]))
+    together = replace(together, targets=np.concatenate([one.targets for one in held], axis=1))
+    made = validation_errors(sums[0].beside(sums[1:]), together, candidates, [0.1, 1.0], 1.0, 2)
+    for k in range(2):
+        alone = validation_errors(sums[k], held[k], candidates, [0.1, 1.0], 1.0)
+        np.testing.assert_allclose(made[k], alone[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_matrices", [1, 2])

@@ -111,6 +111,16 @@ def test_training_stops_early_and_keeps_the_best_epoch():
     np.testing.assert_array_equal(weights(net), weights(short))
 
 
+@pytest.mark.parametrize(("share", "returns"), [(0.0, True), (np.inf, False)])
+def test_a_start_that_is_not_beaten_beyond_noise_is_returned(share, returns):
+    windows = make_windows()
+    start = weights(network()[0])
+    net, _, record = run(windows, held_out=make_windows(seed=1), most_of_start=share)
+    assert (record.best == 0) == returns
+    assert record.best_error is not None
+    assert np.array_equal(start, weights(net)) == returns
+
+
 def test_windows_without_a_label_do_not_dilute_the_teacher():
     windows = make_windows(200)
     few = replace(

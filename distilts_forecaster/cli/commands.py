@@ -70,7 +70,8 @@ def fit(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         horizon_weights=args.tau,
         quantiles=args.quantiles,
         nonnegative=args.nonnegative,
-        label_budget=args.label_budget,
+        label_budget=args.label_budget or "auto",
+        time_limit=args.time_limit,
         random_state=args.seed,
         verbose=False if args.quiet else None,
     )

@@ -155,6 +155,7 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--quantiles", nargs="+", type=float, help="levels, 0.5 among them")
     fit.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
     fit.add_argument("--label-budget", type=_positive, help="most windows to ask the teacher for")
+    fit.add_argument("--time-limit", type=float, help="seconds to spend on the teacher's labels")
     fit.add_argument("--seed", type=int, help="of students trained by gradient")
     fit.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -317,7 +318,7 @@ def _ablate(args: argparse.Namespace) -> int:
                 args.beta,
                 table=args.table,
                 verbose=False if args.quiet else None,
-                label_budget=args.label_budget,
+                label_budget=args.label_budget or "auto",
             )
             for data in spans
             for horizon in args.horizons

@@ -12,6 +12,7 @@ from distilts_forecaster.distill.incremental import BLOCK, WarmStart
 from distilts_forecaster.distill.label import teacher_labels
 from distilts_forecaster.distill.plan import Plan, SourcePlan, resolve_teacher_context
 from distilts_forecaster.settings import Settings
+from distilts_forecaster.students.base import Choice
 from distilts_forecaster.students.sums import HeldOut, WindowSums
 from distilts_forecaster.teachers.labels import Labeller, Progress, ignore
 from distilts_forecaster.windows.batches import TeacherArray
@@ -19,7 +20,15 @@ from distilts_forecaster.windows.cutting import iterate_chunks
 from distilts_forecaster.windows.scaling import NormalisedWindows, normalise_contexts, to_rows
 from distilts_forecaster.windows.source import WindowSource
 
-__all__ = ["Material", "accumulate", "cut", "impute_targets", "sum_held_out"]
+__all__ = [
+    "Material",
+    "Totals",
+    "accumulate",
+    "cut",
+    "impute_targets",
+    "sum_held_out",
+    "sum_windows",
+]
 
 #: Most passes over windows with missing targets; see :func:`impute_targets`.
 _MOST_PASSES = 10
@@ -54,24 +63,45 @@ class Material:
     labels: TeacherArray | None = None
 
 
-class _Totals:
-    """What is summed over windows."""
+class Totals:
+    """What is summed over windows, so far."""
 
     def __init__(self, plan: Plan) -> None:
         steps, horizon = plan.settings.output_chunk_length, plan.horizon
-        self.trial = empty_sums(plan.first, plan.settings, horizon or steps)
-        self.other = empty_sums(plan.first, plan.settings, steps)
+        self.trial = empty_sums(plan, horizon or steps)
+        self.other = empty_sums(plan, steps)
         # Where trial windows have whole targets, the rest is summed apart and added.
         self.shared = bool(horizon) and horizon == steps
         self.squared_error, self.n_errors = np.zeros(steps), np.zeros(steps)
         self.held_out = np.zeros(2)  # squared error of the teacher, and number of values
 
-    def add(self, block: _Totals) -> None:
+    def add(self, block: Totals) -> None:
         """Add what was summed over other windows."""
         self.trial, self.other = self.trial + block.trial, self.other + block.other
         self.squared_error = self.squared_error + block.squared_error
         self.n_errors = self.n_errors + block.n_errors
         self.held_out = self.held_out + block.held_out
+
+    @property
+    def trial_sums(self) -> WindowSums:
+        """The sums to compare students by: of the trial windows, or of all."""
+        return self.trial if self.trial.n_target else self.other
+
+    def share_moved(self, before: np.ndarray, after: np.ndarray) -> float:
+        """Return how far forecasts moved between two solutions (F, T), over their squared error.
+
+        On the windows that were fitted on, which are like those held out and at hand.
+        """
+        pooled = self.trial_sums.pooled(np.inf)
+        gram, cross = pooled.gram_target[0], pooled.cross_target[0]
+        moved = np.vdot(after - before, gram @ (after - before))
+        error = np.vdot(after, gram @ after - 2.0 * cross) + pooled.power_target.sum()
+        return float(moved / max(error, 1e-12))
+
+    def material(self, plan: Plan, labels: TeacherArray | None = None) -> Material:
+        """Return what students are fitted to."""
+        final = self.trial + self.other if self.shared else self.other
+        return Material(self.trial, final, sum_held_out(plan), *_teacher_errors(self), labels)
 
 
 def accumulate(
@@ -86,7 +116,7 @@ def accumulate(
     Without a labeller there is no teacher. Blocks that were summed before are found in ``warm``.
     ``progress`` is called with the number of windows labelled.
     """
-    totals = _Totals(plan)
+    totals = Totals(plan)
     labels = None if keep is None or labeller is None else TeacherArray(plan.n_labels)
     for index, one in enumerate(plan.sources):
         whole = slice(0, one.source.n_origins)
@@ -101,8 +131,8 @@ def accumulate(
         for start in range(0, whole.stop, BLOCK):
             span = slice(start, min(start + BLOCK, whole.stop))
 
-            def make(one: SourcePlan = one, span: slice = span) -> _Totals:
-                block = _Totals(plan)
+            def make(one: SourcePlan = one, span: slice = span) -> Totals:
+                block = Totals(plan)
                 _sum_span(block, plan, one, span, labeller, None, progress)
                 return block
 
@@ -110,13 +140,19 @@ def accumulate(
                 totals.add(warm.recall(_content(plan, one, span, labeller), make))
     if warm is not None:
         warm.tidy()
-    final = totals.trial + totals.other if totals.shared else totals.other
-    error_by_step, held_out_error = _teacher_errors(totals)
-    held_out = sum_held_out(plan)
-    return Material(totals.trial, final, held_out, error_by_step, held_out_error, labels)
+    return totals.material(plan, labels)
 
 
-def _teacher_errors(totals: _Totals) -> tuple[np.ndarray | None, float | None]:
+def sum_windows(
+    totals: Totals, plan: Plan, labeller: Labeller | None, progress: Progress = ignore
+) -> None:
+    """Add the windows of a plan to the totals."""
+    for one in plan.sources:
+        whole = slice(0, one.source.n_origins)
+        _sum_span(totals, plan, one, whole, labeller, None, progress)
+
+
+def _teacher_errors(totals: Totals) -> tuple[np.ndarray | None, float | None]:
     """Return the teacher's mean squared error by step, and on the held-out windows."""
     n_errors, squared_error = totals.n_errors, totals.squared_error
     if not n_errors.any():
@@ -147,7 +183,7 @@ def _content(plan: Plan, one: SourcePlan, span: slice, labeller: Labeller | None
 
 
 def _sum_span(
-    totals: _Totals,
+    totals: Totals,
     plan: Plan,
     one: SourcePlan,
     span: slice,
@@ -238,7 +274,7 @@ def impute_targets(
     sums: WindowSums,
     plan: Plan,
     mask: str,
-    fit: Callable[[WindowSums], np.ndarray],
+    choice: Choice,
 ) -> WindowSums:
     """Impute missing targets, so that solving the sums fits the observed targets alone.
 
@@ -250,7 +286,7 @@ def impute_targets(
     no worse.
 
     ``sums`` have zeros for missing targets, ``mask`` names the windows that were summed ("target"
-    or "trial_target"), ``fit`` solves sums for weights (K, F, T). Complete sums stay as they are.
+    or "trial_target"). Complete sums stay as they are.
     """
     known = sums.known_target / max(sums.n_target, 1e-12)
     if (known >= 1 - 1e-9).all() or not sums.n_target:
@@ -259,6 +295,7 @@ def impute_targets(
     imputed = sums * 1.0
     # As if missing targets were like the others: a good start.
     imputed.cross_target = observed / np.maximum(known, 1e-3)[:, None]
+    fit = choice.solver(imputed)
     weights = fit(imputed)
     for _ in range(_MOST_PASSES):
         imputed.cross_target = observed + _expected_missing(observed, plan, mask, weights)
@@ -285,7 +322,7 @@ def _expected_missing(
             for k in range(n_matrices):
                 rows = np.flatnonzero(partial[k::n_matrices]) * n_matrices + k
                 features = windows.features[rows]
-                made = features @ weights[k].astype(np.float32)
+                made = features @ weights[k % len(weights)].astype(np.float32)
                 if weight is not None:
                     made *= weight[rows, None]
                 missing[k] += features.T @ np.where(unknown[rows], made, np.float32(0.0))
@@ -301,7 +338,7 @@ def sum_held_out(plan: Plan) -> HeldOut | None:
     if not plan.horizon:
         return None
     settings, horizon = plan.settings, plan.horizon
-    sums = empty_sums(plan.first, settings, horizon)
+    sums = empty_sums(plan, horizon)
     n_matrices = len(sums.gram_target)
     features = [np.empty((0, settings.input_chunk_length), np.float32)]
     partial = [np.empty((0, horizon), np.float32)]
@@ -326,7 +363,6 @@ def sum_held_out(plan: Plan) -> HeldOut | None:
     return HeldOut(sums, np.concatenate(features), kept, weight)
 
 
-def empty_sums(source: WindowSource, settings: Settings, n_outputs: int) -> WindowSums:
+def empty_sums(plan: Plan, n_outputs: int) -> WindowSums:
     """Return sums of the right shape."""
-    n_matrices = source.n_components if settings.student.per_component else 1
-    return WindowSums(n_matrices, settings.input_chunk_length, n_outputs)
+    return WindowSums(plan.n_matrices, plan.settings.input_chunk_length, n_outputs)

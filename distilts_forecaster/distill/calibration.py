@@ -110,8 +110,9 @@ def _asked(
         return [one.labelled for one in plan.sources[: len(chosen)]]
     # Few windows of the validation series are labelled, within the budget.
     settings, info, most = plan.settings, labeller.teacher.info, _MOST_ASKED
-    if settings.teaching.label_budget is not None:
-        most = min(most, max(0, settings.teaching.label_budget - plan.n_labels))
+    budget = settings.teaching.label_budget
+    if isinstance(budget, int):
+        most = min(most, max(0, budget - plan.n_labels))
     needed = 0 if info.takes_missing else resolve_teacher_context(settings, info)
     spare = []
     for _, mask in chosen:

@@ -130,8 +130,11 @@ def measure_drift(
     """
     length, steps = student.input_chunk_length, student.output_chunk_length
     chunks = Chunks(length, steps, student.output_chunk_shift)
+    needed = None if student.info is None else student.info.settings.get("history_needed")
+    if needed is not None:
+        series = [one.reaching_back(needed) for one in series]
     chosen = _recent_windows(series, chunks, n_windows)
-    settings = replace(settings, chunks=chunks)
+    settings = replace(settings, chunks=chunks, history_needed=needed)
     with ExitStack() as stack:
         labeller = None
         if settings.has_teacher:

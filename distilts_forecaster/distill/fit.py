@@ -21,7 +21,7 @@ from distilts_forecaster.students.covariates import (
     solve_effects,
     sum_effects,
 )
-from distilts_forecaster.students.sums import WindowSums, solve_choice
+from distilts_forecaster.students.sums import WindowSums
 from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.windows.batches import (
@@ -104,12 +104,7 @@ def fit_stage(
     asked for hidden states; None if they are not aligned.
     """
     settings = plan.settings
-    final = impute_targets(
-        material.final,
-        plan,
-        "target",
-        lambda sums: solve_choice(sums, *choice.objective),
-    )
+    final = impute_targets(material.final, plan, "target", choice)
     windows = None
     if not settings.student.is_exact:
         windows = gather_windows(plan, material.labels, aligned_with, verbose)

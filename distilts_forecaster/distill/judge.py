@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distilts_forecaster.distill.accumulate import Material
-from distilts_forecaster.distill.plan import Plan
+from distilts_forecaster.distill.plan import Plan, resolve_teacher_context
 from distilts_forecaster.distill.select import steepness
 from distilts_forecaster.distill.teacher_ensemble import EnsembleLabeller
 from distilts_forecaster.runtime.info import Chosen, FitFacts, ValidationErrors, WindowCounts
+from distilts_forecaster.settings import Settings
 from distilts_forecaster.students.base import Choice, Epoch, Fitted
+from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.windows.cutting import iterate_chunks
 from distilts_forecaster.windows.naive import USUAL_SEASONS, repeat_season
 
-__all__ = ["TrainingSummary", "naive_error", "summarise"]
+__all__ = ["TrainingSummary", "advise", "naive_error", "summarise"]
+
+#: Labels whose last doubling moved the forecasts by more would move them on.
+_STILL_MOVES = 0.0025
 
 #: Held-out windows, or up to twice as many, that the naive error is measured on.
 _NAIVE_WINDOWS = 2000
@@ -29,7 +34,7 @@ class TrainingSummary:
     Attributes
     ----------
     windows : WindowCounts
-        Windows seen, skipped, labelled, and found in the cache.
+        Windows seen, skipped, labelled, found in the cache, and not asked for.
     chosen : Chosen
         Settings, as given or chosen.
     errors : ValidationErrors
@@ -57,6 +62,39 @@ class TrainingSummary:
     teacher_weights: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
     epochs: tuple[Epoch, ...] = field(default=(), repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fidelity(self) -> float | None:
+        """The student's held-out error over the teacher's; None where one is not known.
+
+        The teacher's is measured on those held-out windows that it labelled.
+        """
+        student, teacher = self.errors.student, self.errors.teacher
+        return student / teacher if student is not None and teacher else None
+
+    @property
+    def verdict(self) -> str:
+        """How the student compares with what it must beat, in words."""
+        errors, told = self.errors, []
+        if errors.student is None:
+            return "Nothing is held out, so the student is not compared with anything."
+        naive = f"repeating the last {errors.naive_season} steps"
+        if errors.naive_season == 1:
+            naive = "repeating the last value"
+        rivals = (
+            ("the teacher", errors.teacher),
+            ("the same student without a teacher", errors.without_teacher),
+            (naive, errors.naive),
+        )
+        for name, error in rivals:
+            if error:
+                told.append(f"{errors.student / error:.2f} times that of {name}")
+        said = f"On held-out windows the student's error is {', '.join(told)}." if told else ""
+        known = [(error, name) for name, error in rivals if error]
+        best, name = min(known, default=(np.inf, ""))
+        if best < 0.95 * errors.student:
+            said += f" {name[0].upper()}{name[1:]} is better there."
+        return said
 
     @property
     def facts(self) -> FitFacts:
@@ -90,12 +128,16 @@ def summarise(
             skipped=n_windows - plan.n_targets,
             labelled=labeller.n_labelled if labeller else 0,
             from_cache=labeller.n_from_cache if labeller else 0,
+            unlabelled=plan.n_labellable - plan.n_labels,
+            labels_moved=plan.labels_moved,
         ),
         chosen=Chosen(
             distillation_weight=float(choice.alpha),
             tau=steepness(settings, choice.weights),
             horizon_weights=tuple(float(w) for w in choice.weights),
             ridge=float(choice.ridge),
+            prior=choice.prior.name,
+            pooling=None if np.isinf(choice.pooling) else float(choice.pooling),
             alignment=fitted.alignment,
             best_epoch=fitted.best_epoch,
         ),
@@ -114,6 +156,28 @@ def summarise(
         epochs=fitted.epochs,
         seconds=seconds,
     )
+
+
+def advise(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> str:
+    """Say what to do about a student that is worse than its teacher."""
+    errors, windows = summary.errors, summary.windows
+    advice = []
+    if windows.unlabelled and (windows.labels_moved or 1.0) > _STILL_MOVES:
+        cost = summary.seconds["teacher"] / max(windows.labelled, 1)
+        advice.append(
+            f"ask for more labels ({windows.unlabelled} windows are unlabelled, at "
+            f"{1000 * cost:.1f} ms each): label_budget=None"
+        )
+    seen = resolve_teacher_context(settings, info)
+    if seen > settings.input_chunk_length:
+        advice.append(f"let it look further back, as the teacher does: input_chunk_length={seen}")
+    if settings.student.is_matrix:
+        advice.append('try a student that is not linear: student="mlp"')
+    alone = errors.without_teacher
+    if alone is not None and errors.student is not None and alone < errors.student:
+        advice.append("fit it without the teacher: distillation_weight=0")
+    advice.append(f"or forecast with the teacher itself: load_teacher({info.name!r})")
+    return "; ".join(advice)
 
 
 def naive_error(plan: Plan) -> tuple[float | None, int | None]:

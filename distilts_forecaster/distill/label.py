@@ -37,10 +37,10 @@ _ROWS_OF_HIDDEN_STATES = 256
 
 
 @contextmanager
-def progress_bar(what: str, n_windows: int, verbose: bool | None) -> Iterator[Progress]:
+def progress_bar(what: str, n_windows: int | None, verbose: bool | None) -> Iterator[Progress]:
     """Show how far a teacher has come; yield a function to call with the number of windows done.
 
-    ``verbose=None`` shows it on a terminal.
+    ``verbose=None`` shows it on a terminal; ``n_windows=None`` is a number not known yet.
     """
     with tqdm(
         total=n_windows,

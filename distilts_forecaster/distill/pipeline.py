@@ -11,17 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distilts_forecaster.distill.accumulate import Material, accumulate
-from distilts_forecaster.distill.augmentation import augment
+from distilts_forecaster.distill.accumulate import accumulate
+from distilts_forecaster.distill.budget import ask_teacher
 from distilts_forecaster.distill.calibration import calibrate
 from distilts_forecaster.distill.fit import fit_stage, keep_labels, will_align
 from distilts_forecaster.distill.incremental import WarmStart
-from distilts_forecaster.distill.judge import TrainingSummary, summarise
-from distilts_forecaster.distill.label import progress_bar
-from distilts_forecaster.distill.plan import Plan, plan_windows, prepare_sources
+from distilts_forecaster.distill.judge import TrainingSummary, advise, summarise
+from distilts_forecaster.distill.plan import plan_windows, prepare_sources
 from distilts_forecaster.distill.select import select_settings
 from distilts_forecaster.distill.student_info import describe
-from distilts_forecaster.distill.teacher_ensemble import EnsembleLabeller, open_labeller
+from distilts_forecaster.distill.teacher_ensemble import open_labeller
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.checks import warn_user
 from distilts_forecaster.settings import Settings
@@ -69,6 +68,8 @@ def fit_student(
     opened = nullcontext(None) if loaded is None else open_labeller(loaded, settings, cache_dir)
     with opened as labeller:
         result = distill(series, settings, labeller, validation, verbose, warm)
+    if loaded is not None:
+        _tell_of_fidelity(result.summary, settings, loaded.info)
     info = describe(series, settings, None if loaded is None else loaded.info, result.summary)
     return replace(result, student=result.student.with_info(info))
 
@@ -98,10 +99,12 @@ def distill(
     plan = plan_windows(series, settings, labeller, validation)
     n_windows = sum(one.count_windows(settings.chunks) for one in series)
     info = None if labeller is None else labeller.teacher.info
-    if info is not None:
-        plan = augment(plan, info)
     aligned_with = labeller if will_align(plan, info) else None
-    material = _label(plan, labeller, verbose, warm)
+    if labeller is None:
+        material = accumulate(plan, None, warm=warm)
+    else:
+        keep = keep_labels(settings, labeller)
+        plan, material = ask_teacher(plan, labeller, keep, verbose, warm)
     asked = labeller.seconds if labeller else 0.0
     clock.append(time.perf_counter())
     choice, trial = select_settings(plan, material)
@@ -119,19 +122,6 @@ def distill(
             windows = replace(summary.windows, labelled=labeller.n_labelled)
             summary = replace(summary, windows=windows)
     return Distilled(student, summary)
-
-
-def _label(
-    plan: Plan, labeller: Labeller | None, verbose: bool | None, warm: WarmStart | None
-) -> Material:
-    """Ask the teacher, and sum over all windows."""
-    if labeller is None:
-        return accumulate(plan, None, warm=warm)
-    if isinstance(labeller, EnsembleLabeller):
-        with progress_bar("weighing teachers", plan.n_labels, verbose) as progress:
-            labeller.choose_weights(plan, progress)
-    with progress_bar("labelling", plan.n_labels, verbose) as progress:
-        return accumulate(plan, labeller, keep_labels(plan.settings, labeller), warm, progress)
 
 
 def _seconds(clock: Sequence[float], teacher: float, settings: Settings) -> dict[str, float]:
@@ -154,6 +144,17 @@ def _tell_of_covariates(info: TeacherInfo) -> None:
             'student learns their effect from the targets alone. "amazon/chronos-2" and Darts '
             "models that were fitted with the same covariates take them."
         )
+
+
+def _tell_of_fidelity(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> None:
+    """Warn where the student is further from the teacher than was asked for."""
+    accept, fidelity = settings.teaching.accept, summary.fidelity
+    if accept is None or fidelity is None or fidelity <= accept:
+        return
+    warn_user(
+        f"The student's error on held-out windows is {fidelity:.2f} times the teacher's, more than "
+        f"accept={accept:g}. You can {advise(summary, settings, info)}."
+    )
 
 
 def _warn_of_levels(series: Sequence[WindowSource]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,10 +27,20 @@ __all__ = [
 #: twice as many cost most teachers twice the time.
 MOST_TEACHER_CONTEXT = 1024
 
+#: Rows to look for a season in.
+_MOST_HISTORIES = 16
+
 #: Where a series is shorter than this many windows, targets may reach beyond its end; where it is
 #: shorter than one, contexts may also begin before its start. MASE with 50 months of 80 retail
 #: series: 1.29 with open ends, 1.31 without, 1.39 with open starts too.
 _SHORT = 2
+
+
+#: Windows of targets that do not overlap, below which all components share one matrix.
+_FEWEST_TO_SPLIT = 16
+
+#: Most numbers of the Gram matrices of all components: 268 MB each, of four.
+_MOST_NUMBERS = 2**25
 
 
 @dataclass(frozen=True)
@@ -40,15 +49,29 @@ class SourcePlan:
 
     ``target`` are windows with a target, some of which may be missing; ``labelled`` those that the
     teacher is asked for; ``trial_*`` those that are used while settings are chosen; ``validation``
-    those held out.
+    those held out. ``label_rank`` says in which order windows are labelled, -1 is never;
+    ``label_stop`` is the first origin whose label may not be used while settings are chosen.
     """
 
     source: WindowSource
     target: np.ndarray
-    labelled: np.ndarray
+    label_rank: np.ndarray
+    label_stop: int
     trial_target: np.ndarray
-    trial_labelled: np.ndarray
     validation: np.ndarray
+    labelled: np.ndarray
+    trial_labelled: np.ndarray
+
+    def with_labels(self, start: int, stop: int) -> SourcePlan:
+        """Return the plan with the labels of some ranks."""
+        labelled = (self.label_rank >= start) & (self.label_rank < stop)
+        may_use = np.arange(len(labelled)) < self.label_stop
+        return replace(self, labelled=labelled, trial_labelled=labelled & may_use)
+
+    def labels_alone(self) -> SourcePlan:
+        """Return the plan without the windows that have targets."""
+        nothing = np.zeros_like(self.target)
+        return replace(self, target=nothing, trial_target=nothing)
 
     @property
     def used(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -62,7 +85,9 @@ class Plan:
 
     ``held_out`` are sources with masks to validate on: the ends of the sources, or series of their
     own. ``horizon`` steps are validated on, 0 if nothing is held out. With ``holds_out_ends`` the
-    student is fitted to the held-out windows too, once it has been judged.
+    student is fitted to the held-out windows too, once it has been judged. ``labels_moved`` is how
+    far the last half of the labels moved the held-out forecasts, see
+    :mod:`~distilts_forecaster.distill.budget`.
     """
 
     settings: Settings
@@ -70,6 +95,7 @@ class Plan:
     held_out: tuple[tuple[WindowSource, np.ndarray], ...]
     horizon: int
     holds_out_ends: bool
+    labels_moved: float | None = None
 
     @property
     def first(self) -> WindowSource:
@@ -82,13 +108,37 @@ class Plan:
         return sum(int(one.labelled.sum()) for one in self.sources)
 
     @property
+    def n_labellable(self) -> int:
+        """Windows that the teacher could be asked for."""
+        return sum(int((one.label_rank >= 0).sum()) for one in self.sources)
+
+    @property
     def n_targets(self) -> int:
         """Windows with a target."""
         return sum(int(one.target.sum()) for one in self.sources)
 
+    @property
+    def n_matrices(self) -> int:
+        """Gram matrices to sum: one, or one for each component where they may be worth it."""
+        pooling, n_components = self.settings.student.pooling, self.first.n_components
+        if pooling == "full":
+            return 1
+        few = self.n_targets < _FEWEST_TO_SPLIT * self.settings.output_chunk_length
+        many = n_components * self.settings.input_chunk_length**2 > _MOST_NUMBERS
+        return 1 if pooling == "auto" and (few or many) else n_components
+
     def of(self, mask: str) -> list[tuple[WindowSource, np.ndarray]]:
         """Return each source with one of its masks, by name."""
         return [(one.source, getattr(one, mask)) for one in self.sources]
+
+    def with_labels(self, start: int, stop: int, moved: float | None = None) -> Plan:
+        """Return the plan with the labels of some ranks."""
+        sources = tuple(one.with_labels(start, stop) for one in self.sources)
+        return replace(self, sources=sources, labels_moved=moved)
+
+    def labels_alone(self) -> Plan:
+        """Return the plan without the windows that have targets."""
+        return replace(self, sources=tuple(one.labels_alone() for one in self.sources))
 
     def without_covariates(self) -> Plan:
         """Return the plan without covariates, for the same windows."""
@@ -107,23 +157,26 @@ def prepare_sources(
     settings: Settings,
 ) -> tuple[list[WindowSource], list[WindowSource] | None]:
     """Find the season to fill gaps by, and let windows of short series reach beyond their ends."""
-    histories = [one.values for one in series if isinstance(one, PreparedSeries)]
+    histories = [one for source in series for one in source.histories(_MOST_HISTORIES)]
     season = find_season(histories)
-    if season is not None and season >= settings.input_chunk_length:
-        season = None
-    needed = settings.chunks.length
-    prepared: list[WindowSource] = []
-    for one in series:
-        if isinstance(one, PreparedSeries):
-            n = len(one)
-            one = replace(one, open_start=n < needed, open_end=n < _SHORT * needed)
-        prepared.append(replace(one, period=season))  # type: ignore[type-var]
-    if validation is None:
-        return prepared, None
-    return prepared, [
-        replace(one, period=season, open_end=one.n_points < needed)  # type: ignore[type-var]
-        for one in validation
-    ]
+    longest = max((len(values) for values in histories), default=0)
+    if season is not None and (season >= settings.input_chunk_length or 2 * season > longest):
+        season = None  # one and a half periods are no season yet
+    needed, least = settings.chunks.length, settings.history_needed
+
+    def opened(one: WindowSource, few: int) -> WindowSource:
+        one = replace(one, period=season)  # type: ignore[type-var]
+        if not isinstance(one, PreparedSeries):
+            return one
+        n = len(one)
+        if least is not None:
+            one = one.reaching_back(least)
+        elif few > 1:
+            one = replace(one, open_start=n < needed)
+        return replace(one, open_end=n < few * needed)
+
+    prepared = [opened(one, _SHORT) for one in series]
+    return prepared, None if validation is None else [opened(one, 1) for one in validation]
 
 
 def _has_choices(settings: Settings, has_teacher: bool) -> bool:
@@ -153,7 +206,7 @@ def plan_windows(
         or settings.quantiles.wanted
         or bool(series[0].covariates)
     )
-    labelled = _labelled(series, settings, labeller)
+    ranks = _label_ranks(series, settings, labeller)
     splits = [
         split_windows(one, settings.chunks) if judges and validation is None else None
         for one in series
@@ -163,18 +216,22 @@ def plan_windows(
     horizon = horizons[len(horizons) // 2] if horizons else 0
     sources = _with_mean_weight_one(
         tuple(
-            _plan_source(one, mine, settings, split, horizon)
-            for one, mine, split in zip(series, labelled, splits, strict=True)
+            _plan_source(one, rank, settings, split, horizon)
+            for one, rank, split in zip(series, ranks, splits, strict=True)
         )
     )
     held_out = tuple((one.source, one.validation) for one in sources)
     if validation is not None and judges:
         horizon = settings.output_chunk_length
         held_out = tuple((one, _usable(one, settings, horizon)) for one in validation)
+        for _, mask in held_out:
+            # A validation series begins with the end of what was fitted on.
+            mask[: settings.history_needed or 0] = False
         if not any(mask.any() for _, mask in held_out):
             raise ValueError(
                 "val_series has no window to validate on: too little of it is observed. "
-                f"It needs {settings.input_chunk_length} steps of context, and some that follow. "
+                f"It needs {settings.history_needed or settings.input_chunk_length} steps of "
+                "context, and some that follow. "
                 "Pass a longer one, or leave val_series out."
             )
     plan = Plan(settings, sources, held_out if horizon else (), horizon, validation is None)
@@ -190,25 +247,28 @@ def _usable(source: WindowSource, settings: Settings, horizon: int) -> np.ndarra
 
 def _plan_source(
     source: WindowSource,
-    labelled: np.ndarray,
+    rank: np.ndarray,
     settings: Settings,
     split: Split | None,
     horizon: int,
 ) -> SourcePlan:
     """Decide for every window of one source what it is used for."""
     target = _usable(source, settings, settings.output_chunk_length)
-    if split is None or split.horizon < horizon:
-        nothing = np.zeros(source.n_origins, dtype=bool)
-        return SourcePlan(source, target, labelled, target, labelled, nothing)
-    at_horizon = _usable(source, settings, horizon)
+    budget = settings.teaching.label_budget
+    labelled = rank >= 0
+    if isinstance(budget, int):
+        labelled &= rank < budget
     origins = np.arange(source.n_origins, dtype=np.int32)
+    if split is None or split.horizon < horizon:
+        nothing, stop = np.zeros(source.n_origins, dtype=bool), source.n_origins
+        return SourcePlan(source, target, rank, stop, target, nothing, labelled, labelled)
+    at_horizon = _usable(source, settings, horizon)
+    trial_target = at_horizon & (origins < split.fit_stop)
+    validation = at_horizon & (origins >= split.validation_start)
+    stop = split.validation_start + 1
+    trial_labelled = labelled & (origins < stop)
     return SourcePlan(
-        source,
-        target,
-        labelled,
-        trial_target=at_horizon & (origins < split.fit_stop),
-        trial_labelled=labelled & (origins <= split.validation_start),
-        validation=at_horizon & (origins >= split.validation_start),
+        source, target, rank, stop, trial_target, validation, labelled, trial_labelled
     )
 
 
@@ -237,45 +297,55 @@ def _with_mean_weight_one(sources: tuple[SourcePlan, ...]) -> tuple[SourcePlan, 
     )
 
 
-def _labelled(
+def _label_ranks(
     series: Sequence[WindowSource], settings: Settings, labeller: Labeller | None
 ) -> list[np.ndarray]:
-    """Return the windows of each source that the teacher is asked for."""
+    """Return in which order the windows of each source are labelled; -1 is never.
+
+    The order is that of digests of what the student sees: at random, and it hardly changes as a
+    series grows or its start moves. So a backtest that fits at every step asks for few new windows.
+    Where all are asked for, the order does not matter.
+    """
+    ranks = [np.full(one.n_origins, -1, dtype=np.int32) for one in series]
     if labeller is None:
-        return [np.zeros(one.n_origins, dtype=bool) for one in series]
-    chosen = _spend_budget(series, settings, labeller)
-    for one, mine in zip(series, chosen, strict=True):
+        return ranks
+    usable = _labellable(series, settings, labeller.teacher.info)
+    total = sum(int(mask.sum()) for mask in usable)
+    if settings.teaching.asks_for_all(total):
+        order = np.arange(total, dtype=np.int32)
+    else:
+        keys = [
+            key
+            for source, mine in zip(series, usable, strict=True)
+            for part in iterate_chunks(np.flatnonzero(mine), source.n_components)
+            for key in labeller.keys(source.history(part, settings.input_chunk_length))
+        ]
+        order = np.empty(total, dtype=np.int32)
+        order[np.argsort(np.array(keys, dtype="S16"), kind="stable")] = np.arange(total)
+    start = 0
+    for rank, mask in zip(ranks, usable, strict=True):
+        rank[mask] = order[start : start + int(mask.sum())]
+        start += int(mask.sum())
+    return ranks
+
+
+def _labellable(
+    series: Sequence[WindowSource], settings: Settings, info: TeacherInfo
+) -> list[np.ndarray]:
+    """Return the windows that the teacher can be asked for."""
+    context = resolve_teacher_context(settings, info)
+    length = settings.input_chunk_length
+    needed = length if info.takes_missing else max(length, context)
+    usable = [one.usable(needed) for one in series]
+    for one, mine in zip(series, usable, strict=True):
+        if settings.history_needed is not None and not info.takes_missing:
+            # What such a teacher sees must not be made up.
+            mine[: min(context, one.n_points)] = False
         if one.covariates.future is not None:
             # The student cannot see a window whose future covariates are not known yet.
             known = len(one.covariates.future) - settings.chunks.target_stop
             mine[max(0, known + 1) :] = False
-    return chosen
-
-
-def _spend_budget(
-    series: Sequence[WindowSource], settings: Settings, labeller: Labeller
-) -> list[np.ndarray]:
-    """Choose the windows to label: all, or the ``label_budget`` lowest in key order.
-
-    The keys are digests of what the student sees: a random sample that hardly changes as a series
-    grows or its start moves. So a backtest that fits at every step asks for few new windows.
-    """
-    length, info = settings.input_chunk_length, labeller.teacher.info
-    needed = length if info.takes_missing else max(length, resolve_teacher_context(settings, info))
-    usable = [one.usable(needed) for one in series]
-    budget = settings.teaching.label_budget
-    if budget is None or sum(int(u.sum()) for u in usable) <= budget:
-        return usable
-    keys = (
-        (key, i, int(origin))
-        for i, (source, mine) in enumerate(zip(series, usable, strict=True))
-        for part in iterate_chunks(np.flatnonzero(mine), source.n_components)
-        for key, origin in zip(labeller.keys(source.history(part, length)), part, strict=True)
-    )
-    kept = [np.zeros_like(u) for u in usable]
-    for _, i, origin in heapq.nsmallest(budget, keys):
-        kept[i][origin] = True
-    return kept
+    return usable
 
 
 def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
@@ -284,13 +354,13 @@ def resolve_teacher_context(settings: Settings, info: TeacherInfo) -> int:
     The paper gives student and teacher the same lookback. Here the teacher may see more: labels are
     made once, and more history makes them better. So if ``teacher_context`` is not given, a teacher
     that takes missing values sees its ``longest_context``, between ``input_chunk_length`` and
-    1,024; any other ``input_chunk_length``.
+    1,024; any other ``input_chunk_length``, or what is known of it of short series.
     """
     length = settings.input_chunk_length
     if settings.teaching.teacher_context is not None:
         return settings.teaching.teacher_context
     if not info.takes_missing:
-        return length
+        return settings.history_needed or length
     return max(length, min(info.longest_context or MOST_TEACHER_CONTEXT, MOST_TEACHER_CONTEXT))
 
 

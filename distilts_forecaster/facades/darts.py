@@ -111,13 +111,14 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     nonnegative : bool, default False
         Whether forecasts below zero become zero: for counts and other values that cannot be
         negative.
-    augmentation : float, default 0.0
-        Share of the labelled windows that is synthetic: mixtures of the series' own windows, with
-        noise and a changing amplitude, which the teacher labels too. For series with few windows,
-        and a teacher that is much better than the student. Not used with covariates.
-    label_budget : int, optional
-        Most windows to ask the teacher for. By default all of them; set it for a
-        teacher that takes milliseconds a window.
+    label_budget : int, "auto" or None, default "auto"
+        Most windows to ask the teacher for; None is all of them. "auto" doubles them from 512
+        until that no longer moves the forecasts. Windows are drawn at random.
+    time_limit : float, optional
+        Seconds to spend on labels. ``fit`` goes on with those it has then.
+    accept : float, optional
+        Largest acceptable error on held-out windows, relative to the teacher's: 1.05 warns where
+        the student is more than 5 % worse, and says what to do about it.
     teacher_context : int, optional
         Steps of history that the teacher sees of each window. By default as many as it
         looks at, up to 1,024, if it understands missing values (the bundled one and the
@@ -176,8 +177,9 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         quantiles: Sequence[float] | None = None,
         calibrate: bool = True,
         nonnegative: bool = False,
-        augmentation: float = 0.0,
-        label_budget: int | None = None,
+        label_budget: int | str | None = "auto",
+        time_limit: float | None = None,
+        accept: float | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | bool | None = None,
         add_encoders: dict[str, Any] | None = None,
@@ -197,11 +199,12 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             alignment_dim=alignment_dim,
             quantiles=quantiles,
             label_budget=label_budget,
+            time_limit=time_limit,
+            accept=accept,
             teacher_context=teacher_context,
             random_state=random_state,
             calibrate=calibrate,
             nonnegative=nonnegative,
-            augmentation=augmentation,
         )
         if add_encoders:
             check_takes_covariates(self._settings.student, "add_encoders")
@@ -210,6 +213,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         self._static_names: list[str] = []
         self._warm: WarmStart | None = None
         self._lengths: tuple[int, int] | None = None
+        self._history_needed: int | None = None
         super().__init__(add_encoders=add_encoders)
         del self._teacher
 
@@ -308,9 +312,10 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         )
         held_out = None
         if val_series is not None:
+            length = settings.history_needed or settings.input_chunk_length
             if self._refitting and not settings.given[0]:
-                val_series = from_last_context(series, val_series, settings.input_chunk_length)
-            shortest = settings.input_chunk_length + settings.output_chunk_shift + 1
+                val_series = from_last_context(series, val_series, length)
+            shortest = length + settings.output_chunk_shift + 1
             checked = check_series("val_series", val_series, shortest, values[0].shape[1])
             held_out, *_ = with_covariates(
                 settings, encoders, names, val_series, [prepare_series(v) for v in checked],
@@ -329,6 +334,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         self._warm, self._static_names, self.encoders = warm, names, encoders
         self._forget_covariates()
         self._lengths = (settings.input_chunk_length, settings.output_chunk_length)
+        self._history_needed = settings.history_needed
         super().fit(series, past_covariates, future_covariates)
         if not isinstance(series, TimeSeries):
             self.training_series = None

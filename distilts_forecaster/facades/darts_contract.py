@@ -11,7 +11,7 @@ from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
-from distilts_forecaster.settings import FEWEST_POINTS, Settings, fewest_points
+from distilts_forecaster.settings import FEWEST_POINTS, LONGEST_CONTEXT, Settings, fewest_points
 
 __all__ = ["DartsContract", "copy_parameters"]
 
@@ -20,7 +20,8 @@ class DartsContract:
     """Mixin of the Darts facade: lengths, lags, and what it supports.
 
     Lengths that the user gave never change. Where they were left open, Darts is told the smallest
-    lags before ``fit``, since a few points can be fitted, and the student's after it. While a
+    lags before ``fit``, since a few points can be fitted, and after it the history that the
+    student needs, which may be less than it looks at. While a
     backtest fits again, the smallest are told all along: otherwise forecasts of one series would
     start later because another series was fitted before it.
     """
@@ -28,6 +29,7 @@ class DartsContract:
     _settings: Settings
     _static_names: list[str]
     _lengths: tuple[int, int] | None
+    _history_needed: int | None
     _refitting: bool = False
     model_params: Any
     uses_past_covariates: bool
@@ -55,7 +57,7 @@ class DartsContract:
     def _told_lengths(self) -> tuple[int, int]:
         """Return the lengths that Darts is told: the smallest ones where they are left open."""
         if self._lengths and not self._refitting:
-            return self._lengths
+            return self._history_needed or self._lengths[0], self._lengths[1]
         given, settings = self._settings.given, self._settings
         steps = settings.output_chunk_length if given[1] else 1
         least = max(1, FEWEST_POINTS - steps)
@@ -134,7 +136,8 @@ class DartsContract:
         next student may look at more than the last one.
         """
         steps = self._told_lengths[1]
-        return self._settings.input_chunk_length, self.output_chunk_shift + steps
+        length = self._settings.input_chunk_length if self._settings.given[0] else LONGEST_CONTEXT
+        return length, self.output_chunk_shift + steps
 
     @property
     def extreme_lags(

@@ -144,6 +144,7 @@ class PortableModel(Shippable):
     _settings: Settings
     _static_names: list[str]
     _lengths: tuple[int, int] | None
+    _history_needed: int | None
 
     @classmethod
     def from_student(
@@ -217,6 +218,8 @@ class PortableModel(Shippable):
         if summary is not None:
             self.training_summary_ = summary
         self._lengths = (student.input_chunk_length, student.output_chunk_length)
+        told = None if student.info is None else student.info.settings.get("history_needed")
+        self._history_needed = told if isinstance(told, int) else None
         self._n_components = student.n_components
         self._scales: list[Any] = []
         self._static_names = static_names

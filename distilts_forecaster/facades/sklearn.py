@@ -46,7 +46,9 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
     alignment_weight : float, default 0.3
     alignment_dim : int, default 64
     nonnegative : bool, default False
-    label_budget : int, optional
+    label_budget : int, "auto" or None, default "auto"
+    time_limit : float, optional
+    accept : float, optional
     cache_dir : path-like or False, optional
     random_state : int, optional
     verbose : bool, optional
@@ -88,7 +90,9 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         alignment_weight: float = 0.3,
         alignment_dim: int = 64,
         nonnegative: bool = False,
-        label_budget: int | None = None,
+        label_budget: int | str | None = "auto",
+        time_limit: float | None = None,
+        accept: float | None = None,
         cache_dir: str | os.PathLike | Literal[False] | None = None,
         random_state: int | None = None,
         verbose: bool | None = None,
@@ -102,6 +106,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         self.alignment_dim = alignment_dim
         self.nonnegative = nonnegative
         self.label_budget = label_budget
+        self.time_limit = time_limit
+        self.accept = accept
         self.cache_dir = cache_dir
         self.random_state = random_state
         self.verbose = verbose
@@ -196,6 +202,8 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
             alignment_dim=self.alignment_dim,
             nonnegative=self.nonnegative,
             label_budget=self.label_budget,
+            time_limit=self.time_limit,
+            accept=self.accept,
             teacher_context=contexts.shape[1],
             random_state=self.random_state,
         )

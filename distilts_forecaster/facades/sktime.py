@@ -81,8 +81,9 @@ class DistilledForecaster(Shippable, BaseForecaster):
     alignment_dim : int, default 64
     calibrate : bool, default True
     nonnegative : bool, default False
-    augmentation : float, default 0.0
-    label_budget : int, optional
+    label_budget : int, "auto" or None, default "auto"
+    time_limit : float, optional
+    accept : float, optional
     teacher_context : int, optional
     cache_dir : path-like or False, optional
     random_state : int, optional
@@ -168,8 +169,9 @@ class DistilledForecaster(Shippable, BaseForecaster):
         alignment_dim: int = 64,
         calibrate: bool = True,
         nonnegative: bool = False,
-        augmentation: float = 0.0,
-        label_budget: int | None = None,
+        label_budget: int | str | None = "auto",
+        time_limit: float | None = None,
+        accept: float | None = None,
         teacher_context: int | None = None,
         cache_dir: str | os.PathLike | Literal[False] | None = None,
         random_state: int | None = None,
@@ -186,8 +188,9 @@ class DistilledForecaster(Shippable, BaseForecaster):
         self.alignment_dim = alignment_dim
         self.calibrate = calibrate
         self.nonnegative = nonnegative
-        self.augmentation = augmentation
         self.label_budget = label_budget
+        self.time_limit = time_limit
+        self.accept = accept
         self.teacher_context = teacher_context
         self.cache_dir = cache_dir
         self.random_state = random_state
@@ -354,12 +357,13 @@ class DistilledForecaster(Shippable, BaseForecaster):
             alignment_weight=self.alignment_weight,
             alignment_dim=self.alignment_dim,
             label_budget=self.label_budget,
+            time_limit=self.time_limit,
+            accept=self.accept,
             teacher_context=self.teacher_context,
             random_state=self.random_state,
             probabilistic=True,
             calibrate=self.calibrate,
             nonnegative=self.nonnegative,
-            augmentation=self.augmentation,
         )
 
     def drift_report(

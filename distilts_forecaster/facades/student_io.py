@@ -59,8 +59,9 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
         "alignment_weight",
         "alignment_dim",
         "calibrate",
-        "augmentation",
         "label_budget",
+        "time_limit",
+        "accept",
         "teacher_context",
         "random_state",
     ):

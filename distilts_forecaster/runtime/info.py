@@ -82,12 +82,20 @@ class WindowCounts:
         Windows that the teacher forecast during this fit; each member of an ensemble counts.
     from_cache : int
         Windows whose forecast was in the cache.
+    unlabelled : int
+        Windows that the teacher could have forecast, and was not asked for.
+    labels_moved : float or None
+        What the last doubling of the labels changed: mean squared change of the forecasts over
+        their squared error. Another doubling would change about half as much. None where labels
+        were not doubled.
     """
 
     seen: int = 0
     skipped: int = 0
     labelled: int = 0
     from_cache: int = 0
+    unlabelled: int = 0
+    labels_moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,12 @@ class Chosen:
         w_t, one for each step, of mean one.
     ridge : float
         lambda of the exact solution: the linear student itself, and what the MLP starts from.
+    prior : str
+        What it is shrunk towards: "seasonal", "trend", "last season", "last value" or "mean"; see
+        :mod:`~distilts_forecaster.students.prior`. "" in students saved before there was a choice.
+    pooling : float or None
+        kappa, how much the windows of all components count for each one; None is one matrix for
+        all components.
     alignment : str or None
         How hidden states were aligned, None if they were not.
     best_epoch : int or None
@@ -114,6 +128,8 @@ class Chosen:
     tau: float | None = None
     horizon_weights: tuple[float, ...] = field(default=(), repr=False)
     ridge: float = 0.0
+    prior: str = ""
+    pooling: float | None = None
     alignment: str | None = None
     best_epoch: int | None = None
 

@@ -13,7 +13,8 @@ import numpy as np
 from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.checks import check_integer, check_number
 from distilts_forecaster.runtime.covariates import CovariateScales
-from distilts_forecaster.students.sums import WindowSums
+from distilts_forecaster.students.prior import Prior
+from distilts_forecaster.students.sums import WindowSums, make_solver
 from distilts_forecaster.windows.batches import WindowSets
 from distilts_forecaster.windows.source import Chunks
 
@@ -38,21 +39,37 @@ __all__ = [
 class Choice:
     """Settings of the objective, given or chosen on held-out windows.
 
-    ``alpha`` is the weight of the teacher, ``weights`` (T,) are of mean one, ``ridge`` is lambda.
-    ``error`` and ``error_without_teacher`` are the held-out mean squared errors of the choice, and
-    of the best ridge without a teacher; None without held-out windows.
+    ``alpha`` is the weight of the teacher, ``weights`` (T,) are of mean one, ``ridge`` is lambda,
+    ``pooling`` kappa (infinite: one matrix for all components). ``error`` and
+    ``error_without_teacher`` are the held-out mean squared errors of the choice, and of the best
+    one without a teacher; None without held-out windows.
     """
 
     alpha: float
     weights: np.ndarray
     ridge: float
+    prior: Prior
+    pooling: float = np.inf
     error: float | None = None
     error_without_teacher: float | None = None
 
-    @property
-    def objective(self) -> tuple[float, np.ndarray, float]:
-        """alpha, the horizon weights and lambda."""
-        return self.alpha, self.weights, self.ridge
+    def solve(self, sums: WindowSums) -> np.ndarray:
+        """Solve the exact student, for as many steps as were summed: weights (K, L, T)."""
+        return self.solver(sums)(sums)
+
+    def solver(self, sums: WindowSums) -> Callable[[WindowSums], np.ndarray]:
+        """Return what solves sums with the same Gram matrices, and any targets."""
+        alpha_weights = self.alpha * self.weights[: sums.cross_target.shape[2]]
+        prior, pooling = self.prior, self.pooling
+        own = prior.transform(sums.pooled(pooling))
+        solve = make_solver(own, alpha_weights, self.ridge, prior.power)
+
+        def weights(other: WindowSums) -> np.ndarray:
+            rest = other.pooled(pooling).residual(prior.weights[:, : len(alpha_weights)])
+            crosses = (prior.basis.T @ rest.cross_target, prior.basis.T @ rest.cross_teacher)
+            return prior.restore(solve(*crosses))
+
+        return weights
 
 
 @dataclass(frozen=True)
@@ -240,14 +257,14 @@ class StudentSettings(ABC):
 
     ``is_matrix``: it is one matrix. Covariates are then fitted to its errors, it forecasts no
     quantiles itself, and it has no hidden states. ``is_exact``: it is solved from sums; other
-    students are trained on the windows themselves. ``per_component``: each component has a matrix
-    of its own. ``ridge`` is lambda of the exact solution.
+    students are trained on the windows themselves. ``ridge`` is lambda of the exact solution,
+    ``pooling`` kappa, "full" where all components share a matrix.
     """
 
     is_matrix: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False
     takes_covariates: ClassVar[bool] = True
-    per_component: bool = False
+    pooling: float | str = "full"
     ridge: float | str = "auto"
 
     def check_installed(self) -> None:  # noqa: B027 (most need nothing)
@@ -283,8 +300,12 @@ class NetworkSettings(StudentSettings):
     def make_network(self, shape: NetworkShape) -> nn.Module:
         """Build the network as it starts."""
 
-    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> None:
-        """Start the network, if it can, at the exact solution ``exact()``: weights (K, L, T)."""
+    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> bool:
+        """Start the network, if it can, at the exact solution ``exact()``: weights (K, L, T).
+
+        Returns whether it did: then training must pay, or the network stays as it started.
+        """
+        return False
 
     @abstractmethod
     def to_forecaster(self, network: nn.Module, frame: Frame) -> Forecaster:

@@ -9,7 +9,6 @@ from torch import nn
 from distilts_forecaster.students.alignment import make_aligner
 from distilts_forecaster.students.base import FitTask, Fitted, NetworkSettings, NetworkShape
 from distilts_forecaster.students.objective import Objective
-from distilts_forecaster.students.sums import solve_choice
 from distilts_forecaster.students.training import Trained, call_network, resolve_device, train
 from distilts_forecaster.windows.batches import TrainingWindows, WindowSets
 
@@ -119,7 +118,7 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = settings.make_network(shape)
-        settings.start_from(network, lambda: solve_choice(sums, *choice.objective))
+        exact = settings.start_from(network, lambda: choice.solve(sums))
         aligner, size = None, _hidden_size(network)
         if _aligns(task.windows) and size is not None:
             *_, n_positions, teacher_size = windows.teacher.hidden.shape  # type: ignore[union-attr]
@@ -134,8 +133,21 @@ def _train(
         seed,
         n_epochs,
         task.verbose,
+        # Quantiles that all start at the median are no start to stay at.
+        _beyond_noise(held_out) if exact and windows.n_quantiles == 1 and held_out else np.inf,
     )
     return network, record
+
+
+def _beyond_noise(held_out: TrainingWindows) -> float:
+    """Return which share of the error at the start training must reach to be believed.
+
+    ``exp(-2 / n)`` for n independent errors: their log-likelihood gains one. Half a held-out window
+    of T steps counts as one, and all of them as 100 at most, as where settings are chosen.
+    """
+    n_steps = held_out.n_target_steps or held_out.chunks.output_chunk_length
+    n_windows = len(held_out) * held_out.sources[0].n_components / n_steps
+    return float(np.exp(-2.0 / min(max(0.5 * n_windows, 0.5), 100.0)))
 
 
 def _hidden_size(network: nn.Module) -> int | None:

@@ -23,7 +23,7 @@ from distilts_forecaster.students.base import (
     StudentSettings,
     Training,
 )
-from distilts_forecaster.students.sums import WindowSums, solve_choice
+from distilts_forecaster.students.sums import WindowSums
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,34 +50,42 @@ class Linear(StudentSettings):
 
     Parameters
     ----------
-    per_component : bool, default False
-        One matrix for each component instead of one shared by all. Worth trying where components
-        behave differently and histories are long.
+    pooling : "auto", "full", "none" or float, default "auto"
+        Which windows the matrix of a component is fitted to: those of all components alike
+        ("full": one matrix), its own ("none"), or its own and those of all, which count kappa
+        times as much (a number): ``(A_k + kappa mean(A)) W_k = B_k + kappa mean(B)``. "auto"
+        chooses on held-out windows; many components (more than 128 of
+        512 steps) always share one.
     ridge : float or "auto", default "auto"
-        Strength of the ridge penalty (lambda), relative to the mean power of the normalised
+        Strength of the penalty (lambda) on the distance from a prior, see
+        :mod:`~distilts_forecaster.students.prior`, relative to the mean power of the normalised
         contexts. "auto" chooses on held-out windows.
 
     Raises
     ------
     TypeError, ValueError
-        If a setting is of the wrong type, or ``ridge`` is not positive.
+        If a setting is of the wrong type, ``ridge`` is not positive, or ``pooling`` negative.
 
     Examples
     --------
     >>> Linear(ridge=0.01)
-    Linear(per_component=False, ridge=0.01)
+    Linear(pooling='auto', ridge=0.01)
     """
 
     is_matrix: ClassVar[bool] = True
     is_exact: ClassVar[bool] = True
 
-    per_component: bool = False
+    pooling: float | str = "auto"
     ridge: float | str = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not type(self.per_component).__name__.startswith("bool"):
-            raise TypeError(f"per_component must be True or False, got {self.per_component!r}.")
+        if not isinstance(self.pooling, str):
+            check_number("pooling", self.pooling)
+        elif self.pooling not in ("auto", "full", "none"):
+            raise ValueError(
+                f'pooling must be "auto", "full", "none" or a number, got {self.pooling!r}.'
+            )
         if isinstance(self.ridge, str):
             if self.ridge != "auto":
                 raise ValueError(f'ridge must be "auto" or a positive number, got {self.ridge!r}.')
@@ -93,7 +101,7 @@ class Linear(StudentSettings):
     def _solved(self, sums: WindowSums, task: FitTask) -> LinearForecaster:
         """Return the student of the chosen settings."""
         choice, frame = task.choice, task.frame
-        solution = solve_choice(sums, *choice.objective)
+        solution = choice.solve(sums)
         if not np.isfinite(solution).all():
             raise ValueError(
                 "The least-squares problem has no finite solution: the series' values or the "
@@ -247,7 +255,7 @@ class MLP(_Trained):
     """A residual MLP over the lookback, beside a linear map; takes covariates.
 
     The linear map starts at the exact student, the residual at zero. The epoch with the smallest
-    held-out error is kept.
+    held-out error is kept if that is smaller than at the start beyond noise; else the start is.
 
     Parameters
     ----------
@@ -285,9 +293,10 @@ class MLP(_Trained):
 
         return MLPNetwork(shape, self.hidden_size, self.n_blocks, self.dropout)
 
-    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> None:
+    def start_from(self, network: nn.Module, exact: Callable[[], np.ndarray]) -> bool:
         """Set the linear map to the exact solution."""
         network.start_from(exact()[0])  # type: ignore[operator]
+        return True
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,17 @@ def train(
     seed: int = 0,
     n_epochs: int | None = None,
     verbose: bool | None = False,
+    most_of_start: float = math.inf,
 ) -> Trained:
     """Train a network in place.
 
     See :mod:`~distilts_forecaster.students.networks` for what it takes and returns. It is left on
     the CPU, in evaluation mode, with the weights of its best epoch on ``held_out`` (without
-    held-out windows, the last). The aligner, which takes hidden states of student and teacher, is
-    trained with it. ``n_epochs`` stops without changing the schedule; ``verbose=None`` shows
-    progress on a terminal. ValueError if the network's forecast has the wrong shape, or the loss is
-    not finite.
+    held-out windows, the last); or as it started, unless the best error is at most
+    ``most_of_start`` times that at the start. The aligner, which takes hidden states of student and
+    teacher, is trained with it. ``n_epochs`` stops without changing the schedule; ``verbose=None``
+    shows progress on a terminal. ValueError if the network's forecast has the wrong shape, or the
+    loss is not finite.
     """
     run = _Run(network, aligner, windows, objective, training)
     best = _Best()
@@ -90,6 +92,8 @@ def train(
             )
             best.judge(number, error, network)
             bar.set_postfix(loss=f"{means[0]:.4f}", validation=f"{error:.4f}")
+    if best.error > most_of_start * best.start_error:
+        best.number, best.error, best.weights = 0, best.start_error, best.start
     if best.weights is not None:
         network.load_state_dict(best.weights)
     network.to("cpu").eval()
@@ -99,12 +103,13 @@ def train(
 
 
 class _Best:
-    """The best epoch so far, with its weights."""
+    """The best epoch so far, with its weights; and the network before training."""
 
     def __init__(self) -> None:
         self.number = 0
-        self.error = math.inf
+        self.error = self.start_error = math.inf
         self.weights: dict[str, Tensor] | None = None
+        self.start: dict[str, Tensor] | None = None
 
     def judge(self, number: int, error: float, network: nn.Module) -> None:
         """Keep the weights if they are the best so far; without held-out windows, never."""
@@ -113,6 +118,8 @@ class _Best:
             self.weights = {
                 name: value.detach().cpu().clone() for name, value in network.state_dict().items()
             }
+        if number == 0:
+            self.start_error, self.start = error, self.weights
 
 
 class _Run:

@@ -101,6 +101,10 @@ class WindowSource(ABC):
     def raw_parts(self) -> list[np.ndarray]:
         """All values as they were given, in float32."""
 
+    @abstractmethod
+    def histories(self, most: int) -> list[np.ndarray]:
+        """Return up to ``most`` stretches of values in order, standardised: each (steps, C)."""
+
     @property
     @abstractmethod
     def varies(self) -> np.ndarray:
@@ -177,6 +181,10 @@ class WindowSource(ABC):
         """Bring values (..., C, Q) to the scale that students are fitted on, in float32."""
         return ((values - self.location[:, None]) / self.std[:, None]).astype(np.float32)
 
+    def reaching_back(self, history_needed: int) -> WindowSource:
+        """Return the source with contexts that may begin long before it does, where it can."""
+        return self
+
     def without_covariates(self) -> Self:
         """Return the same values, and windows, without covariates."""
         return replace(self, covariates=Covariates())  # type: ignore[type-var]
@@ -200,6 +208,8 @@ class PreparedSeries(WindowSource):
     open_start, open_end : bool
         Whether windows may begin before the series, and end after it: what lies outside is missing.
         For series that would give no window, or few, otherwise.
+    least_known : float or None
+        Steps of a context that must be observed; None is a quarter of it.
     """
 
     raw: np.ndarray
@@ -211,6 +221,7 @@ class PreparedSeries(WindowSource):
     period: int | None = None
     open_start: bool = False
     open_end: bool = False
+    least_known: float | None = None
     weight: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -237,6 +248,19 @@ class PreparedSeries(WindowSource):
     def raw_parts(self) -> list[np.ndarray]:
         """All values as they were given."""
         return [self.raw]
+
+    def histories(self, most: int) -> list[np.ndarray]:
+        """Return the values."""
+        return [self.values]
+
+    def reaching_back(self, history_needed: int) -> PreparedSeries:
+        """Return the series with contexts that may begin long before it does.
+
+        What is known of one must be a quarter of all that is known, or ``history_needed`` steps.
+        """
+        known = int(self.observed_before[-1]) / self.n_components
+        least = min(LEAST_OBSERVED * known, history_needed)
+        return replace(self, open_start=True, least_known=least)
 
     @property
     def varies(self) -> np.ndarray:
@@ -270,7 +294,8 @@ class PreparedSeries(WindowSource):
             origins = np.arange(n + 1)
             count = self.observed_before
             known = count - count[np.maximum(origins - length, 0)]
-            usable &= known >= max(1.0, LEAST_OBSERVED * length * self.n_components)
+            least = LEAST_OBSERVED * length if self.least_known is None else self.least_known
+            usable &= known >= max(1.0, least * self.n_components)
             if target_stop:
                 start, stop = (
                     np.minimum(origins + steps, n) for steps in (output_chunk_shift, target_stop)
@@ -334,6 +359,10 @@ class PreparedRows(WindowSource):
     def raw_parts(self) -> list[np.ndarray]:
         """All values as they were given."""
         return [self.raw_contexts, self.raw_targets]
+
+    def histories(self, most: int) -> list[np.ndarray]:
+        """Return some contexts, evenly spread."""
+        return list(self.scaled_contexts[:: -(-self.n_origins // most)])
 
     @property
     def varies(self) -> np.ndarray:
