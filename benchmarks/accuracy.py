@@ -6,7 +6,8 @@ Standardised mean squared error over windows of the test span:
   training months of the ETT sets, lookback 512, 96 and 192 ahead, every test window
   (settings chosen on the validation months, which are not fitted on);
 * ``--part short``: the same on histories of every data set cut to their last points before
-  the test span, 96 ahead, beside seasonal naive, all with default settings.
+  the test span, 96 ahead, beside seasonal naive, all with default settings;
+* ``--part labels``: what 200 and 1,000 labels cost against all, drawn at random and evenly spread.
 
 The teacher alone sees up to 1,024 steps, as it does when it labels.
 """
@@ -15,18 +16,23 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from darts import TimeSeries
 
 from benchmarks.data import add_data_argument, ett, load_all
 from distilts_forecaster import DistilledForecaster, load_teacher
+from distilts_forecaster.distill import plan as plan_module
 from distilts_forecaster.distill.plan import MOST_TEACHER_CONTEXT
-from distilts_forecaster.teachers import Teacher
+from distilts_forecaster.settings import Settings
+from distilts_forecaster.teachers import FunctionTeacher, Teacher
+from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.windows.cutting import context_windows, history_windows, target_windows
 from distilts_forecaster.windows.naive import repeat_season
+from distilts_forecaster.windows.source import WindowSource
 
 LOOKBACK = 512
 NAMES = ("ETTh1", "ETTh2", "ETTm1")
@@ -34,6 +40,8 @@ NAMES = ("ETTh1", "ETTh2", "ETTm1")
 #: Points of history, and test windows.
 SHORT_LENGTHS = (300, 500, 1000, 2000)
 MAX_ORIGINS = 150
+
+RANDOM_RANKS = plan_module._label_ranks
 
 
 def error_at(
@@ -172,17 +180,87 @@ def short_histories(data: Path, teacher_name: str) -> None:
             print(f"{length:6}{told}")
 
 
+def spread_ranks(
+    series: Sequence[WindowSource], settings: Settings, labeller: Labeller | None
+) -> list[np.ndarray]:
+    """Rank windows so that any number of the first ones is evenly spread over time."""
+    ranks = RANDOM_RANKS(series, settings, labeller)
+    for rank in ranks:
+        usable = np.flatnonzero(rank >= 0)
+        # The golden ratio's multiples fill the unit interval evenly, however many there are.
+        rank[usable[np.argsort(np.argsort(np.arange(len(usable)) * 0.618034 % 1.0))]] = np.arange(
+            len(usable)
+        )
+    return ranks
+
+
+def labels(data: Path, teacher_name: str) -> None:
+    """Print what fewer labels cost, drawn at random and evenly spread, for three teachers."""
+    bundled = load_teacher(teacher_name)
+
+    def short_sighted(contexts: np.ndarray, horizon: int) -> np.ndarray:
+        return bundled.forecast(contexts[:, -64:], horizon, (0.5,)).quantiles[..., 0]
+
+    def naive(contexts: np.ndarray, horizon: int) -> np.ndarray:
+        return repeat_season(contexts, 24, horizon)
+
+    print("\n2,000 points, T = 96, alpha = .5: test MSE relative to the student without a teacher")
+    print(f"{'':16}{'teacher':16}{'200':>16}{'1,000':>16}{'all':>8}   random / spread")
+    kept: dict[str, list[list[float]]] = {}
+    for found in load_all(data):
+        if (
+            found.test_start < 2000
+            or found.values.shape[1] > 20
+            or found.period not in (24, 48, 96)
+        ):
+            continue
+        values = found.values / found.values[: found.test_start].std(axis=0)
+        origins = np.unique(np.linspace(found.test_start, len(values) - 96, 150).astype(int))
+        contexts, targets = (
+            history_windows(values, origins, 512),
+            target_windows(values, origins, 96),
+        )
+        history = TimeSeries.from_values(values[found.test_start - 2000 : found.test_start])
+        for name, teacher in (
+            ("bundled", bundled),
+            ("64 steps of it", FunctionTeacher(short_sighted, name="short", revision="1")),
+            ("last day", FunctionTeacher(naive, name="naive", revision="1")),
+        ):
+            errors = []
+            for budget, order in (
+                (0, None),
+                (200, None),
+                (200, spread_ranks),
+                (1000, None),
+                (1000, spread_ranks),
+                (None, None),
+            ):
+                with patch.object(plan_module, "_label_ranks", order or RANDOM_RANKS):
+                    model = DistilledForecaster(
+                        512, 96, teacher=teacher, label_budget=budget or None, verbose=False,
+                        distillation_weight=0 if budget == 0 else 0.5, cache_dir=False,
+                    ).fit(history)  # fmt: skip
+                made = model.student_.predict(contexts)
+                errors.append(float(((made - targets) ** 2).mean()))
+            ratios = [error / errors[0] for error in errors[1:]]
+            kept.setdefault(name, []).append(ratios)
+            told = "{:8.3f}{:8.3f}{:8.3f}{:8.3f}{:8.3f}".format(*ratios)
+            print(f"{found.name:16}{name:16}{told}", flush=True)
+    for name, several in kept.items():
+        means = np.exp(np.log(several).mean(axis=0))
+        print(f"{'mean':16}{name:16}" + "".join(f"{mean:8.3f}" for mean in means))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="bundled")
-    parser.add_argument("--part", choices=("full", "short", "both"), default="both")
+    parser.add_argument("--part", choices=("full", "short", "labels"), required=True)
     add_data_argument(parser)
     args = parser.parse_args()
-    if args.part != "short":
-        full_histories(args.data, args.teacher)
-    if args.part != "full":
-        short_histories(args.data, args.teacher)
+    {"full": full_histories, "short": short_histories, "labels": labels}[args.part](
+        args.data, args.teacher
+    )
 
 
 if __name__ == "__main__":

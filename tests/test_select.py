@@ -51,13 +51,13 @@ def chosen_alpha(n, teacher_noise):
 
 
 def test_a_good_teacher_is_trusted_and_a_bad_one_is_not():
-    assert chosen_alpha(60, teacher_noise=0.0) >= 0.5
+    assert chosen_alpha(60, teacher_noise=0.0) >= 0.25
     assert chosen_alpha(60, teacher_noise=3.0) < 0.1
 
 
 def test_without_evidence_the_prior_decides():
     found = pick(simulated(20, 0.0)[0], None, (0.1,), ALPHAS, [np.ones(T)], 9)
-    assert found.alpha == 0.5
+    assert found.alpha == 0.25
     assert found.error is None
     assert np.isinf(found.pooling)
 
@@ -82,16 +82,16 @@ def test_the_prior_on_tau_is_a_normal_one_of_deviation_one(tau):
 @pytest.mark.parametrize(
     ("n", "ratio", "centre"),
     [
-        (4.0, 1.0, 0.5),
-        (256.0, 1.0, 0.5),
-        (4.0, 2.0, 1.0),  # a teacher twice as good
-        (256.0, 2.0, 1.0),
+        (4.0, 1.0, 0.25),
+        (256.0, 1.0, 0.25),
+        (4.0, 2.0, 0.5),  # a teacher twice as good
+        (256.0, 2.0, 0.5),
         (1.0, 1.0, 4.0),  # few windows
-        (0.5, 1.0, 16.0),
+        (0.1, 1.0, 16.0),
         (0.5, 0.25, 8.0),  # a teacher four times as bad, to the power n below one window,
-        (4.0, 0.5, 0.25),  # else n / 4
-        (8.0, 0.5, 0.125),
-        (256.0, 0.5, 0.5 / 16),  # of four at most
+        (4.0, 0.5, 0.125),  # else n / 4
+        (8.0, 0.5, 0.0625),
+        (256.0, 0.5, 0.25 / 16),  # of four at most
     ],
 )
 def test_the_prior_on_alpha_has_its_centre_where_it_says(n, ratio, centre):

@@ -144,7 +144,8 @@ def compare(
                 teacher=teacher_name, distillation_weight=weight, verbose=verbose
             ).fit(past)
             student = fitted.student_
-            rows.append(measure(history, name, student.predict, student.n_parameters))
+            seen = history_windows(values, origins, student.input_chunk_length)
+            rows.append(measure(history, name, student.predict, student.n_parameters, seen))
     return rows
 
 

@@ -284,9 +284,11 @@ _RIDGE_SCALE = 16.0
 _OTHER_PRIOR, _OWN_MATRICES = 1.0, 1.0
 
 #: The centre of alpha is this times the student's error alone over the teacher's, at most 2; where
-#: that is below 1, its power n / 4, at least min(n, 1), at most 4. With less than three windows of
-#: targets it grows with 8 / n**2.
-_TYPICAL_ALPHA, _MOST_TRUSTED, _WINDOWS_PER_POWER, _FEW_WINDOWS = 0.5, 2.0, 4.0, 8.0
+#: that is below 1, its power n / 4, at least min(n, 1), at most 4.
+_TYPICAL_ALPHA, _MOST_TRUSTED, _WINDOWS_PER_POWER = 0.25, 2.0, 4.0
+
+#: With fewer windows of targets than this it grows with (2 / n)**4, up to 64 times.
+_FEW_WINDOWS, _MOST_OF_FEW = 2.0, 64.0
 
 #: Independent errors that a held-out window of T steps counts as.
 _ERRORS_PER_WINDOW = 0.5
@@ -312,7 +314,7 @@ def _teacher_penalty(alpha: float, weights: np.ndarray, n_target: float, ratio: 
     """Return the prior's penalty on alpha (per factor of two) and on tau (from the paper's 1)."""
     power = min(max(n_target / _WINDOWS_PER_POWER, min(n_target, 1.0)), 4.0)
     trust = ratio**power if ratio < 1.0 else ratio
-    few = max(1.0, _FEW_WINDOWS / max(n_target, 0.1) ** 2)
+    few = min(max(_FEW_WINDOWS / max(n_target, 0.1), 1.0) ** 4, _MOST_OF_FEW)
     centre = max(_TYPICAL_ALPHA * few * trust, _NO_WEIGHT)
     # alpha = 0 has no logarithm: it counts as a very small one.
     total = float(0.5 * np.log2(max(alpha, _NO_WEIGHT) / centre) ** 2)
