@@ -222,14 +222,19 @@ def make_settings(
     )
     shift = check_integer("output_chunk_shift", output_chunk_shift, at_least=0)
     chunks = Chunks(length, steps, shift)
-    if label_budget != "auto" and label_budget is not None:
+    if isinstance(label_budget, str):
+        if label_budget != "auto":
+            raise ValueError(
+                f'label_budget must be "auto", None or an integer, got {label_budget!r}.'
+            )
+    elif label_budget is not None:
         label_budget = check_integer("label_budget", label_budget)
     if time_limit is not None:
         check_number("time_limit", time_limit)
     if teacher_context is not None:
         check_integer("teacher_context", teacher_context)
     if accept is not None:
-        check_number("accept", accept, at_least=1e-12)
+        check_number("accept", accept)
     if random_state is not None:
         random_state = check_integer("random_state", random_state, at_least=0)
         if random_state >= 2**32:
@@ -283,8 +288,7 @@ def fit_lengths(
         T = min(horizon or 96, n)     with n // 3 for n without a teacher, or with covariates
         L = 512                       if n >= 512 + T and n_windows >= 512, else
             min(1024, 4 n)            if all series together have less than 10,000 points
-            min(512, n)               if they have more
-            min(512, n // 2)          with covariates, which are known for the history alone
+            min(512, n // 2)          if they have more, or with covariates
 
     A teacher forecasts beyond the end of a series. Without one, or with covariates, the T steps of
     a window must be known. Longer forecasts are fed back. Where one length is given, the other one
@@ -344,7 +348,8 @@ def fit_lengths(
         if n < needed or n_windows < length:
             known = steps if settings.given[1] else 1
             history = max(1, min(NOMINAL[0], n // 2, longest - shift - known))
-            length = history if has_covariates else max(history, _reach(n, sum(n_points)))
+            many = has_covariates or sum(n_points) >= _FEW_POINTS
+            length = history if many else max(history, min(LONGEST_CONTEXT, 4 * n))
     needed = (history or length) + shift + (steps if settings.given[1] else 1)
     if longest < needed:
         raise ValueError(_too_short(settings, longest))
@@ -357,18 +362,14 @@ def fit_lengths(
     return _with_lengths(settings, length, steps, history)
 
 
-def _reach(n: int, n_together: int) -> int:
-    """Return how far back contexts reach, for series of ``n`` points."""
-    return min(LONGEST_CONTEXT, 4 * n) if n_together < _FEW_POINTS else min(NOMINAL[0], n)
-
-
 def _with_lengths(settings: Settings, length: int, steps: int, history: int | None) -> Settings:
     """Return settings with other lengths; check a callable for horizon weights at that length."""
     teaching = settings.teaching
     if callable(teaching.horizon_weights) and steps != settings.output_chunk_length:
         resolve_horizon_weights(teaching.horizon_weights, steps)  # it can be wrong for this many
     chunks = Chunks(length, steps, settings.output_chunk_shift)
-    return replace(settings, chunks=chunks, history_needed=history)
+    reaches_back = history is not None and history < length
+    return replace(settings, chunks=chunks, history_needed=history if reaches_back else None)
 
 
 def _too_short(settings: Settings, longest: int) -> str:

@@ -11,7 +11,7 @@ from conftest import seasonal
 from darts import TimeSeries
 from sklearn.base import clone
 
-from distilts_forecaster import DistilledForecaster
+from distilts_forecaster import MLP, DistilledForecaster, Linear
 from distilts_forecaster import settings as settings_module
 from distilts_forecaster.distill.pipeline import fit_student
 from distilts_forecaster.facades import darts as darts_module
@@ -241,7 +241,8 @@ def test_contexts_longer_than_histories_need_half_of_one_alone(tmp_path):
 
 def test_with_covariates_contexts_are_no_longer_than_histories():
     settings = fit_lengths(make_settings(), [200], has_covariates=True)
-    assert settings.input_chunk_length == settings.history_needed == 100
+    assert settings.input_chunk_length == 100
+    assert settings.history_needed is None
 
 
 @pytest.mark.parametrize(
@@ -251,9 +252,81 @@ def test_with_covariates_contexts_are_no_longer_than_histories():
         ([100], 400),
         ([1100], 1024),
         ([1119], 512),
-        ([100] * 200, 100),
-        ([600] * 30, 512),
+        ([100] * 200, 50),
+        ([600] * 30, 300),
     ],
 )
 def test_few_points_let_contexts_reach_far_back(n_points, length):
     assert fit_lengths(make_settings(), n_points).input_chunk_length == length
+
+
+def naive_season(contexts, horizon):
+    return contexts[:, -6:][:, np.arange(horizon) % 6]
+
+
+def test_a_student_of_a_short_series_is_fitted_again_on_it():
+    series = TimeSeries.from_values(seasonal(200))
+    again = DistilledForecaster.from_student(darts(200).student_)
+    assert again.fit(series).input_chunk_length == 800
+    assert len(again.historical_forecasts(series, retrain=True, stride=50, start=100)) > 0
+
+
+def test_drift_is_measured_where_a_teacher_knows_its_context():
+    model = DistilledForecaster(teacher=naive_season, **QUIET)
+    model.fit(TimeSeries.from_values(seasonal(200)))
+    report = model.drift_report(TimeSeries.from_values(seasonal(150)))  # half of 200, and more
+    assert report.n_windows > 10
+    with pytest.raises(ValueError, match="has a context of 100 steps"):
+        model.drift_report(TimeSeries.from_values(seasonal(90)))
+
+
+def test_without_a_teacher_the_student_is_the_one_without_a_teacher():
+    periods = np.array([24, 7, 11])
+    values = np.sin(np.arange(2000)[:, None] * 2 * np.pi / periods)
+    values += 0.5 * np.random.default_rng(0).normal(size=values.shape)
+    model = DistilledForecaster(48, 12, distillation_weight=0, **QUIET)
+    errors = model.fit(TimeSeries.from_values(values)).training_summary_
+    assert errors.chosen.pooling is not None
+    assert model.student_.weights.shape == (3, 48, 12)
+    assert errors.errors.without_teacher == errors.errors.student
+
+
+@pytest.mark.parametrize(
+    ("settings", "accept", "said"),
+    [
+        ({}, 0.5, "times the teacher's, more than accept=0.5. You can"),
+        ({}, 100.0, None),
+        ({"student": Linear(ridge=0.1), "distillation_weight": 1.0}, 0.5, "You can"),
+        ({"student": MLP(hidden_size=8), "quantiles": [0.1, 0.5, 0.9]}, 100.0, None),
+    ],
+)
+def test_a_student_that_is_not_accepted_is_said_to_be_with_advice(settings, accept, said):
+    series = TimeSeries.from_values(seasonal(300))
+    model = DistilledForecaster(24, 6, teacher=naive_season, accept=accept, **settings, **QUIET)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.fit(series)
+    told = [str(one.message) for one in told if "accept" in str(one.message)]
+    assert [said in one for one in told] == ([True] if said else [])
+
+
+def test_what_cannot_be_accepted_or_not_is_said():
+    values = seasonal(300)
+    model = DistilledForecaster(24, 6, teacher=naive_season, accept=1.0, **QUIET)
+    with pytest.warns(UserWarning, match="accept=1 cannot be checked"):
+        model.fit(
+            TimeSeries.from_values(values[:200]), val_series=TimeSeries.from_values(values[176:])
+        )
+
+
+def test_an_mlp_learns_from_covariates_that_its_start_does_not_know():
+    x = np.random.default_rng(0).normal(size=700)
+    known = TimeSeries.from_values(x)
+    series = TimeSeries.from_values(seasonal(600)[:, 0] + 2 * x[:600])
+    model = DistilledForecaster(
+        24, 6, student=MLP(hidden_size=16), distillation_weight=0, random_state=0, **QUIET
+    ).fit(series, future_covariates=known)
+    assert model.training_summary_.chosen.best_epoch > 0
+    other = known.with_values(-known.values())
+    made = [model.predict(6, future_covariates=one).values() for one in (known, other)]
+    assert np.abs(made[0] - made[1]).mean() > 0.2

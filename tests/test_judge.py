@@ -72,7 +72,7 @@ def summary(student=1.0, alone=2.0, teacher=0.5, naive=4.0, season=24, **windows
         WindowCounts(labelled=10, **windows),
         Chosen(),
         ValidationErrors(
-            horizon=3,
+            horizon=6,
             student=student,
             without_teacher=alone,
             teacher=teacher,
@@ -86,12 +86,14 @@ def summary(student=1.0, alone=2.0, teacher=0.5, naive=4.0, season=24, **windows
 def test_the_verdict_names_everything_that_must_be_beaten():
     said = summary().verdict
     assert "2.00 times that of the teacher" in said
-    assert "0.50 times that of the same student without a teacher" in said
+    assert "0.50 times that of the exact student without a teacher" in said
     assert "0.25 times that of repeating the last 24 steps" in said
     assert said.endswith("The teacher is better there.")
     assert "better there" not in summary(teacher=0.96).verdict
     assert summary(naive=0.1).verdict.endswith("Repeating the last 24 steps is better there.")
     assert "repeating the last value" in summary(season=1).verdict
+    assert "more than that of repeating the last 24 steps, which" in summary(naive=0.0).verdict
+    assert "zero, as that of repeating" in summary(student=0.0, naive=0.0).verdict
     assert "compared" in summary(student=None).verdict
     assert summary().fidelity == 2.0
     assert summary(teacher=None).fidelity is None
@@ -108,6 +110,7 @@ def test_the_verdict_names_everything_that_must_be_beaten():
             "90 windows are unlabelled, at 50.0 ms",
         ),
         ({"unlabelled": 90}, {}, 2.0, "label_budget=None"),
+        ({"unlabelled": 90}, {"time_limit": 3}, 2.0, "label_budget=None, time_limit=None"),
         ({}, {}, 2.0, "input_chunk_length=1024"),
         ({}, {}, 2.0, 'student="mlp"'),
         ({}, {}, 0.5, "distillation_weight=0"),

@@ -154,7 +154,11 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--tau", type=_number_or_auto, default=1.0, help="slope of horizon weights")
     fit.add_argument("--quantiles", nargs="+", type=float, help="levels, 0.5 among them")
     fit.add_argument("--nonnegative", action="store_true", help="no forecast below zero")
-    fit.add_argument("--label-budget", type=_positive, help="most windows to ask the teacher for")
+    fit.add_argument(
+        "--label-budget",
+        type=_positive,
+        help="most windows to ask the teacher for (default: as help)",
+    )
     fit.add_argument("--time-limit", type=float, help="seconds to spend on the teacher's labels")
     fit.add_argument("--seed", type=int, help="of students trained by gradient")
     fit.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -133,19 +133,19 @@ def measure_drift(
     needed = None if student.info is None else student.info.settings.get("history_needed")
     if needed is not None:
         series = [one.reaching_back(needed) for one in series]
-    chosen = _recent_windows(series, chunks, n_windows)
     settings = replace(settings, chunks=chunks, history_needed=needed)
     with ExitStack() as stack:
-        labeller = None
+        labeller, history = None, 0
         if settings.has_teacher:
             loaded = load_teacher(teacher)
             labeller = stack.enter_context(open_labeller(loaded, settings, cache_dir))
             if not loaded.info.takes_missing:
                 history = resolve_teacher_context(settings, loaded.info)
-                chosen = [(one, origins[origins >= history]) for one, origins in chosen]
+        chosen = _recent_windows(series, chunks, n_windows, history)
         if not any(len(origins) for _, origins in chosen):
             raise ValueError(
-                f"No window has a context of {length} steps and some of the {steps} steps that "
+                f"No window has a context of {max(needed or length, history)} steps and some of "
+                f"the {steps} steps that "
                 "follow: pass a longer series, with what has come since the model was fitted."
             )
         return _compare(student, chosen, settings, summary, labeller)
@@ -198,17 +198,22 @@ def _compare(
 
 
 def _recent_windows(
-    series: Sequence[WindowSource], chunks: Chunks, n_windows: int
+    series: Sequence[WindowSource], chunks: Chunks, n_windows: int, first: int
 ) -> list[tuple[WindowSource, np.ndarray]]:
-    """Return the origins of recent windows, evenly spaced, as many of each series."""
+    """Return the origins of recent windows, evenly spaced, as many of each series.
+
+    None is before ``first``.
+    """
     each = max(1, n_windows // len(series))
     chosen = []
     for one in series:
         shape = (chunks.input_chunk_length, chunks.target_stop, chunks.output_chunk_shift)
         origins = np.flatnonzero(one.usable(*shape))
+        origins = origins[origins >= first]
         if not len(origins):  # none with its whole target
             shape = (shape[0], chunks.output_chunk_shift + 1, shape[2])
             origins = np.flatnonzero(one.usable(*shape))
+            origins = origins[origins >= first]
         origins = origins[-_RECENT_HORIZONS * chunks.output_chunk_length :]
         if len(origins) > each:
             origins = origins[np.linspace(0, len(origins) - 1, each).astype(int)]

@@ -13,7 +13,7 @@ from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 __all__ = ["BLOCK", "WarmStart"]
 
 #: Origins of a block. Blocks begin at multiples of it, so all but the last stay the same when a
-#: series grows; 4,096 windows of 512 steps are two megabytes of sums.
+#: series grows; 4,096 windows of 512 steps are two megabytes of sums for each matrix.
 BLOCK = 4096
 
 #: A series is scaled as in the first fit until its std changes by this factor, or its mean by as

@@ -10,6 +10,7 @@ from distilts_forecaster.distill.accumulate import Material
 from distilts_forecaster.distill.plan import Plan, resolve_teacher_context
 from distilts_forecaster.distill.select import steepness
 from distilts_forecaster.distill.teacher_ensemble import EnsembleLabeller
+from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.info import Chosen, FitFacts, ValidationErrors, WindowCounts
 from distilts_forecaster.settings import Settings
 from distilts_forecaster.students.base import Choice, Epoch, Fitted
@@ -83,14 +84,18 @@ class TrainingSummary:
             naive = "repeating the last value"
         rivals = (
             ("the teacher", errors.teacher),
-            ("the same student without a teacher", errors.without_teacher),
+            ("the exact student without a teacher", errors.without_teacher),
             (naive, errors.naive),
         )
-        for name, error in rivals:
-            if error:
+        known = [(error, name) for name, error in rivals if error is not None]
+        for error, name in known:
+            if error > 0:
                 told.append(f"{errors.student / error:.2f} times that of {name}")
+            elif errors.student > 0:
+                told.append(f"more than that of {name}, which is zero")
+            else:
+                told.append(f"zero, as that of {name} is")
         said = f"On held-out windows the student's error is {', '.join(told)}." if told else ""
-        known = [(error, name) for name, error in rivals if error]
         best, name = min(known, default=(np.inf, ""))
         if best < 0.95 * errors.student:
             said += f" {name[0].upper()}{name[1:]} is better there."
@@ -118,6 +123,9 @@ def summarise(
     naive, season = naive_error(plan)
     settings, teacher_error = plan.settings, material.teacher_error
     info = None if labeller is None else labeller.teacher.info
+    error = fitted.error
+    if len(settings.central_levels) > 1:  # a network was stopped by its pinball loss
+        error = held_out_error(plan, fitted.trial)
     weights = None
     if isinstance(labeller, EnsembleLabeller):
         chosen = labeller.step_weights[settings.output_chunk_shift :]
@@ -143,7 +151,7 @@ def summarise(
         ),
         errors=ValidationErrors(
             horizon=plan.horizon,
-            student=fitted.error,
+            student=error,
             without_teacher=choice.error_without_teacher,
             teacher=material.teacher_validation_error,
             naive=naive,
@@ -162,14 +170,16 @@ def advise(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> s
     """Say what to do about a student that is worse than its teacher."""
     errors, windows = summary.errors, summary.windows
     advice = []
-    if windows.unlabelled and (windows.labels_moved or 1.0) > _STILL_MOVES:
+    moved, limit = windows.labels_moved, settings.teaching.time_limit
+    if windows.unlabelled and (moved is None or moved > _STILL_MOVES):
         cost = summary.seconds["teacher"] / max(windows.labelled, 1)
         advice.append(
             f"ask for more labels ({windows.unlabelled} windows are unlabelled, at "
             f"{1000 * cost:.1f} ms each): label_budget=None"
+            + ("" if limit is None else ", time_limit=None")
         )
     seen = resolve_teacher_context(settings, info)
-    if seen > settings.input_chunk_length:
+    if seen > settings.input_chunk_length and errors.horizon == settings.output_chunk_length:
         advice.append(f"let it look further back, as the teacher does: input_chunk_length={seen}")
     if settings.student.is_matrix:
         advice.append('try a student that is not linear: student="mlp"')
@@ -178,6 +188,27 @@ def advise(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> s
         advice.append("fit it without the teacher: distillation_weight=0")
     advice.append(f"or forecast with the teacher itself: load_teacher({info.name!r})")
     return "; ".join(advice)
+
+
+def held_out_error(plan: Plan, student: Forecaster) -> float | None:
+    """Return a student's mean squared error on held-out windows, in units of each series' variance.
+
+    Of its median, if it forecasts quantiles. None where nothing is held out.
+    """
+    settings, chunks = plan.settings, plan.settings.chunks
+    median, total, count = settings.central_levels.index(0.5), 0.0, 0
+    for source, mask in plan.held_out:
+        for origins in iterate_chunks(np.flatnonzero(mask), source.n_components):
+            contexts, unknown = source.filled_contexts(origins, chunks.input_chunk_length)
+            targets = source.known_targets(
+                origins, plan.horizon, chunks.output_chunk_shift, unknown
+            )
+            covariates = source.window_covariates(origins, chunks)
+            made = student.central_forecast(contexts.astype(np.float64), covariates)
+            missed = made[:, : plan.horizon, :, median] - targets
+            total += float(np.nansum(missed**2))
+            count += int(np.isfinite(missed).sum())
+    return total / count if count else None
 
 
 def naive_error(plan: Plan) -> tuple[float | None, int | None]:

@@ -149,7 +149,15 @@ def _tell_of_covariates(info: TeacherInfo) -> None:
 def _tell_of_fidelity(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> None:
     """Warn where the student is further from the teacher than was asked for."""
     accept, fidelity = settings.teaching.accept, summary.fidelity
-    if accept is None or fidelity is None or fidelity <= accept:
+    if accept is None:
+        return
+    if fidelity is None:
+        warn_user(
+            f"accept={accept:g} cannot be checked: the teacher has labelled no held-out window. "
+            "It labels none of val_series, so leave that out; or pass a longer history."
+        )
+        return
+    if fidelity <= accept:
         return
     warn_user(
         f"The student's error on held-out windows is {fidelity:.2f} times the teacher's, more than "

@@ -39,8 +39,9 @@ _SHORT = 2
 #: Windows of targets that do not overlap, below which all components share one matrix.
 _FEWEST_TO_SPLIT = 16
 
-#: Most numbers of the Gram matrices of all components: 268 MB each, of four.
-_MOST_NUMBERS = 2**25
+#: Most numbers of the Gram matrices of all components: 16 of 512 steps. Each set of them takes 34
+#: MB, and fit holds some ten of them.
+_MOST_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,14 @@ def prepare_sources(
     return prepared, None if validation is None else [opened(one, 1) for one in validation]
 
 
-def _has_choices(settings: Settings, has_teacher: bool) -> bool:
+def _has_choices(settings: Settings, has_teacher: bool, n_components: int) -> bool:
     """Say whether anything is left to choose for the exact solution."""
     teaching = settings.teaching
     open_settings = [settings.student.ridge, teaching.horizon_weights]
     if has_teacher:
         open_settings.append(teaching.distillation_weight)
+    if n_components > 1:
+        open_settings.append(settings.student.pooling)
     return any(isinstance(value, str) and value == "auto" for value in open_settings)
 
 
@@ -202,9 +205,10 @@ def plan_windows(
     """
     judges = (
         not settings.student.is_exact
-        or _has_choices(settings, labeller is not None)
+        or _has_choices(settings, labeller is not None, series[0].n_components)
         or settings.quantiles.wanted
         or bool(series[0].covariates)
+        or settings.teaching.accept is not None
     )
     ranks = _label_ranks(series, settings, labeller)
     splits = [
@@ -337,10 +341,11 @@ def _labellable(
     length = settings.input_chunk_length
     needed = length if info.takes_missing else max(length, context)
     usable = [one.usable(needed) for one in series]
+    if settings.history_needed is not None and not info.takes_missing:
+        # What such a teacher sees is not made up, where any series is long enough.
+        whole = [mine & (np.arange(len(mine)) >= context) for mine in usable]
+        usable = whole if any(mine.any() for mine in whole) else usable
     for one, mine in zip(series, usable, strict=True):
-        if settings.history_needed is not None and not info.takes_missing:
-            # What such a teacher sees must not be made up.
-            mine[: min(context, one.n_points)] = False
         if one.covariates.future is not None:
             # The student cannot see a window whose future covariates are not known yet.
             known = len(one.covariates.future) - settings.chunks.target_stop

@@ -186,7 +186,8 @@ def choose(
     if tuple(candidates.poolings) == (np.inf,):
         return choice
     own, held_out = priors[p].transform(sums), priors[p].transform_held_out(validation)
-    return _choose_pooling(own.merged(alpha_weights[j]), held_out, candidates, evidence, choice)
+    taught, alone_sums = own.merged(alpha_weights[j]), own.merged(alpha_weights[-1])
+    return _choose_pooling(taught, alone_sums, held_out, candidates, evidence, choice)
 
 
 def _prior_penalties(priors: Sequence[Prior], sums: WindowSums, n_target: float) -> np.ndarray:
@@ -240,6 +241,7 @@ def _most_likely(candidates: Candidates, evidence: Evidence) -> Choice:
 
 def _choose_pooling(
     sums: WindowSums,
+    alone: WindowSums,
     validation: HeldOut,
     candidates: Candidates,
     evidence: Evidence,
@@ -247,7 +249,8 @@ def _choose_pooling(
 ) -> Choice:
     """Choose kappa, and lambda again. All components share a matrix unless it pays not to.
 
-    ``sums`` hold targets and labels together, on the coordinates of the prior.
+    ``sums`` hold targets and labels together, on the coordinates of the prior; ``alone`` hold the
+    targets.
     """
     ridges = candidates.ridges
     nothing = [np.zeros(sums.cross_target.shape[2])]
@@ -256,14 +259,24 @@ def _choose_pooling(
     for kappa in candidates.poolings:
         shared = bool(np.isinf(kappa))
         held_out = validation.pooled() if shared else validation
-        mine = sums.pooled(kappa)
-        errors = validation_errors(mine, held_out, nothing, ridges, choice.prior.power)[0, :, 0]
+        errors, errors_alone = (
+            validation_errors(one.pooled(kappa), held_out, nothing, ridges, choice.prior.power)[
+                0, :, 0
+            ]
+            for one in (sums, alone)
+        )
         scores = 0.5 * evidence.n_errors * np.log(np.maximum(errors, _TINY)) + of_ridge
         scores += 0.0 if shared else _OWN_MATRICES
         i = int(scores.argmin())
         if scores[i] < best:
             best = scores[i]
-            chosen = replace(choice, ridge=ridges[i], pooling=kappa, error=float(errors[i]))
+            chosen = replace(
+                choice,
+                ridge=ridges[i],
+                pooling=kappa,
+                error=float(errors[i]),
+                error_without_teacher=float(errors_alone[i]),
+            )
     return chosen
 
 

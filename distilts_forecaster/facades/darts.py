@@ -62,8 +62,8 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
     Parameters
     ----------
     input_chunk_length : int, optional
-        Steps of context the student looks at, L. By default 512, or half the median length of the
-        series where they are too short for it; see
+        Steps of context the student looks at, L. By default 512. Where the series are too short
+        for it: up to 1,024, which then begin before the series do, or fewer; see
         :func:`~distilts_forecaster.settings.fit_lengths`.
     output_chunk_length : int, optional
         Steps forecast at once, T. Longer forecasts feed the first ones back. By default 96, or
@@ -269,7 +269,9 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             For a linear student that is fitted again as its series grow: keep the sums over all
             windows, and reuse those of the last warm fit; only new windows are labelled and
             summed. Series are scaled as in the first of these fits, which hardly changes the
-            student. Sums take about two megabytes for 4,096 windows.
+            student. Sums take about two megabytes for 4,096 windows, times the components where
+            there are up to 16. All windows are labelled that ``label_budget`` allows ("auto" allows
+            all), whatever the ``time_limit``.
 
         Returns
         -------

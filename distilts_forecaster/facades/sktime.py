@@ -67,8 +67,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
     Parameters
     ----------
     input_chunk_length : int, optional
-        Steps of context, L. By default 512, or half the median length of the series where they
-        are too short for it; see :func:`~distilts_forecaster.settings.fit_lengths`.
+        Steps of context, L. By default 512, or what suits series that are too short for it; see
+        :func:`~distilts_forecaster.settings.fit_lengths`.
     output_chunk_length : int, optional
         Steps forecast at once, T. Longer forecasts feed the first ones back. By default up to the
         last step of the ``fh`` of ``fit``, or 96; fewer where the series are too short for it.

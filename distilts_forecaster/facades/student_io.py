@@ -51,6 +51,8 @@ def recall_parameters(student: Forecaster) -> dict[str, Any]:
         "nonnegative": student.nonnegative,
     }
     settings = info.settings
+    if settings.get("history_needed") is not None:
+        del parameters["input_chunk_length"]  # it was left open
     parameters["student"] = _recall_student(settings.get("student"), student)
     for name in (
         "distillation_weight",

@@ -145,7 +145,7 @@ class ValidationErrors:
     student : float or None
         Of the student as it was before it was fitted to the held-out windows too.
     without_teacher : float or None
-        Of the best ridge with alpha = 0.
+        Of the exact student with alpha = 0.
     teacher : float or None
         None where ``val_series`` was given.
     naive : float or None

@@ -133,10 +133,14 @@ def _train(
         seed,
         n_epochs,
         task.verbose,
-        # Quantiles that all start at the median are no start to stay at.
-        _beyond_noise(held_out) if exact and windows.n_quantiles == 1 and held_out else np.inf,
+        _beyond_noise(held_out) if exact and _is_whole(windows) and held_out else np.inf,
     )
     return network, record
+
+
+def _is_whole(windows: TrainingWindows) -> bool:
+    """Say whether the exact student knows and forecasts all that the network does."""
+    return windows.n_quantiles == 1 and not any(windows.scales.sizes())
 
 
 def _beyond_noise(held_out: TrainingWindows) -> float:

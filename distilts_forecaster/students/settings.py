@@ -54,7 +54,7 @@ class Linear(StudentSettings):
         Which windows the matrix of a component is fitted to: those of all components alike
         ("full": one matrix), its own ("none"), or its own and those of all, which count kappa
         times as much (a number): ``(A_k + kappa mean(A)) W_k = B_k + kappa mean(B)``. "auto"
-        chooses on held-out windows; many components (more than 128 of
+        chooses on held-out windows; many components (more than 16 of
         512 steps) always share one.
     ridge : float or "auto", default "auto"
         Strength of the penalty (lambda) on the distance from a prior, see
@@ -84,7 +84,8 @@ class Linear(StudentSettings):
             check_number("pooling", self.pooling)
         elif self.pooling not in ("auto", "full", "none"):
             raise ValueError(
-                f'pooling must be "auto", "full", "none" or a number, got {self.pooling!r}.'
+                'pooling must be "auto", "full", "none" or a number of at least 0, got '
+                f"{self.pooling!r}."
             )
         if isinstance(self.ridge, str):
             if self.ridge != "auto":
