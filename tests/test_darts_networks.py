@@ -132,7 +132,8 @@ class LastValue(torch.nn.Module):
 def test_the_users_own_module_is_trained(teacher, as_settings):
     module = LastValue()
     student = Network(lambda length, steps, levels: LastValue(steps)) if as_settings else module
-    model = make(teacher, student).fit(series())
+    walk = np.random.default_rng(0).normal(size=(300, 1)).cumsum(axis=0)
+    model = make(teacher, student).fit(TimeSeries.from_values(walk))
     assert float(module.gain) == 0.0  # a copy is trained
     assert float(model.student_.network.gain.detach()) != 0.0
     assert len(model.predict(2 * T)) == 2 * T
