@@ -330,3 +330,11 @@ def test_an_mlp_learns_from_covariates_that_its_start_does_not_know():
     other = known.with_values(-known.values())
     made = [model.predict(6, future_covariates=one).values() for one in (known, other)]
     assert np.abs(made[0] - made[1]).mean() > 0.2
+
+
+@pytest.mark.parametrize("fit", [DistilledForecaster, Sktime])
+def test_contexts_of_a_steady_trend_keep_to_the_history(fit):
+    rising = seasonal(200)[:, 0] + np.arange(200.0)
+    y = TimeSeries.from_values(rising) if fit is DistilledForecaster else pd.Series(rising)
+    student = fit(**QUIET).fit(y).student_
+    assert student.input_chunk_length == 100

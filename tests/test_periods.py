@@ -3,7 +3,7 @@ import pytest
 
 from distilts_forecaster.teachers.bundled.mixture import normalise
 from distilts_forecaster.windows import periods
-from distilts_forecaster.windows.periods import Histories, find_periods
+from distilts_forecaster.windows.periods import Histories, find_periods, have_trend
 
 
 def rows_of(*series):
@@ -75,3 +75,22 @@ def test_differences_and_means_leave_out_what_was_not_observed():
     before = rows.before(np.array([1, 3]), np.array([0, 1]))
     np.testing.assert_array_equal(before.values, [[0, 0, 0, 5, 1], [0, 0, 0, 1, 2]])
     np.testing.assert_array_equal(before.length, [2, 2])
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, -1e9])
+def test_a_steady_trend_is_seen_under_a_season_and_gaps(scale):
+    time = np.arange(200.0)[:, None]
+    season = 10 * np.sin(time * 2 * np.pi / 12)
+    rising = (season + time) * scale
+    rising[50:90] = np.nan
+    assert have_trend([rising])
+    assert not have_trend([season * scale])
+    assert not have_trend([rising[:19], np.full((200, 1), np.nan), np.zeros((200, 1))])
+    # Most components and series must have one.
+    assert have_trend([rising, rising, season])
+    assert not have_trend([np.hstack([rising, season])])
+
+
+def test_random_walks_seldom_have_a_trend():
+    steps = np.random.default_rng(0).normal(size=(300, 300, 1))
+    assert np.mean([have_trend([walk]) for walk in steps.cumsum(axis=1)]) < 0.03

@@ -46,6 +46,7 @@ from distilts_forecaster.settings import (
 )
 from distilts_forecaster.students.objective import HorizonWeights
 from distilts_forecaster.teachers.load import as_specification
+from distilts_forecaster.windows.periods import have_trend
 from distilts_forecaster.windows.source import prepare_series
 
 __all__ = ["DistilledForecaster"]
@@ -302,7 +303,8 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         given = (past_covariates, future_covariates, self.model_params["add_encoders"])
         has_covariates = any(c is not None for c in given)
         lengths = [len(array) for array in values]
-        settings = fit_lengths(self._settings, lengths, has_covariates)
+        trend = have_trend(values)
+        settings = fit_lengths(self._settings, lengths, has_covariates, has_trend=trend)
         encoders = self._encoders_for(settings)
         names = static_names(series) if settings.student.takes_covariates else []
         warm = (self._warm or WarmStart()) if warm_start else None

@@ -48,6 +48,7 @@ from distilts_forecaster.windows.cutting import (
     iterate_chunks,
     window_covariates,
 )
+from distilts_forecaster.windows.periods import have_trend
 from distilts_forecaster.windows.source import PreparedSeries, prepare_series
 
 __all__ = ["DistilledForecaster"]
@@ -322,7 +323,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
             raise ValueError("y has no values at all: every one is missing.")
         horizon = None if fh is None else max(1, int(np.max(steps_ahead(fh, instances[0]))))
         lengths = [len(one.times) for one in known]
-        settings = fit_lengths(self._settings(), lengths, columns is not None, horizon)
+        trend = have_trend([one.values for one in known])
+        settings = fit_lengths(self._settings(), lengths, columns is not None, horizon, trend)
         values = [one.values for one in known]
         scaled = [prepare_series(v) for v in values] if warm is None else warm.prepare(values)
         prepared = _with_covariates(scaled, known)

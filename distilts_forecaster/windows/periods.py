@@ -7,6 +7,7 @@ rows at once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ __all__ = [
     "fill_missing",
     "find_periods",
     "find_season",
+    "have_trend",
     "normalise",
 ]
 
@@ -40,6 +42,9 @@ CALENDAR = np.array([4, 7, 12, 24, 48, 52, 60, 96, 144, 168, 288, 336, 365, 672]
 #: Most series to search for a season, and most steps of each; and the autocorrelation that a
 #: season must have.
 _SEASON_SERIES, _SEASON_STEPS, _SEASON_CORRELATION = 16, 2048, 0.3
+
+#: Means that a trend is seen in, and the share of their variance that a line must explain.
+_TREND_PARTS, _TREND_SHARE = 10, 0.97
 
 
 @dataclass(frozen=True)
@@ -347,6 +352,35 @@ def find_periods(rows: Histories) -> Periods:
         axis=1,
     )
     return Periods(steps, features.astype(np.float32), correlation, of_changes)
+
+
+def have_trend(histories: Sequence[np.ndarray]) -> bool:
+    """Say whether most series (n_points, C) rise or fall steadily.
+
+    Such are those of which a line explains 97 % of the variance of ten means, over equal parts of
+    the last 2,048 steps; of one random walk in a hundred.
+
+    >>> have_trend([np.arange(60.0)[:, None]]), have_trend([np.ones((60, 1))])
+    (True, False)
+    """
+    found: list[bool] = []
+    for values in histories[:: max(1, len(histories) // _SEASON_SERIES)]:
+        recent = values[-_SEASON_STEPS:]
+        if len(recent) < 2 * _TREND_PARTS:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of parts without any value
+            parts = np.array_split(recent, _TREND_PARTS)
+            means = np.stack([np.nanmean(part, axis=0) for part in parts])
+        for column in means.T:
+            place = np.flatnonzero(np.isfinite(column))
+            if 2 * len(place) <= _TREND_PARTS:
+                found.append(False)
+                continue
+            line, away = place - place.mean(), column[place] - column[place].mean()
+            share = (line @ away) ** 2 / max((line @ line) * (away @ away), 1e-300)
+            found.append(bool(share > _TREND_SHARE))
+    return sum(found) > len(found) / 2
 
 
 def find_season(histories: Sequence[np.ndarray]) -> int | None:
