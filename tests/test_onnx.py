@@ -116,6 +116,18 @@ def test_other_levels_are_interpolated_as_the_student_does(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_quantiles_of_the_scale_of_late_are_exported(tmp_path, kind):
+    student = make(kind)
+    late = student.with_error_quantiles(replace(student.error_quantiles, scale_steps=3))
+    made = export_onnx(late, tmp_path / "student.onnx")
+    assert made.largest_difference < 1e-4
+    context = np.random.default_rng(0).normal(size=(1, L, 3))
+    context[:, :-3] *= 10.0
+    whole, recent = (one.predict_quantiles(context) for one in (student, late))
+    assert not np.allclose(whole, recent)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_forecasts_below_zero_become_zero(tmp_path, kind):
     made = export_onnx(make(kind, nonnegative=True), tmp_path / "student.onnx")
     context = np.linspace(1, 0, 3 * L, dtype=np.float32).reshape(1, L, 3)

@@ -78,12 +78,14 @@ def make(kind):
         effects = Effects(weights, CovariateScales(scale(1), scale(2), scale(1)), knots)
         student = replace(student, effects=effects)
     shift = 2 if kind == "per_component" else 0
+    if kind == "recent_scale":
+        spread = replace(spread, scale_steps=3)
     return replace(
         student, error_quantiles=spread, nonnegative=kind == "linear", output_chunk_shift=shift
     )
 
 
-KINDS = ["linear", "per_component", "covariates", *SIZES]
+KINDS = ["linear", "per_component", "covariates", "recent_scale", *SIZES]
 
 
 def forecasts(student):

@@ -52,3 +52,12 @@ def test_latent_paths_are_normal_and_resemble_their_neighbours(error_autocorrela
     np.testing.assert_allclose(paths.std(axis=1), 1.0, atol=0.03)
     found = np.mean([np.corrcoef(paths[t], paths[t + 1])[0, 1] for t in range(0, 49, 7)])
     assert found == pytest.approx(error_autocorrelation, abs=0.02)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(0, 4.5), (4, 0.0)])
+def test_the_unit_of_errors_is_the_std_of_the_last_steps(steps, expected):
+    contexts = np.r_[np.tile([-9.0, 0.0], 4), np.full(4, 3.0)][None, :, None]
+    if not steps:
+        contexts = contexts[:, :8]
+    errors = ErrorQuantiles(np.zeros((1, 25)), scale_steps=steps)
+    assert errors.unit(contexts) == pytest.approx(expected)

@@ -87,7 +87,7 @@ def calibrate(
     calibrated = settings.quantiles.calibrate
     if several and not calibrated:
         nothing = np.zeros((steps, len(levels)), np.float32)
-        return ErrorQuantiles(nothing, levels, autocorrelation)
+        return ErrorQuantiles(nothing, levels, autocorrelation, settings.history_needed or 0)
     errors = found.errors
     if horizon:
         errors[:, horizon:] = np.nan
@@ -96,7 +96,8 @@ def calibrate(
     n_windows = np.isfinite(errors[..., 0]).sum(axis=0) / plan.first.n_components
     counts = found.every * n_windows / (horizon or steps)
     offsets = _pool(errors, found.distances, found.widths, counts, levels)
-    return ErrorQuantiles(_continue(offsets, steps).astype(np.float32), levels, autocorrelation)
+    offsets = _continue(offsets, steps).astype(np.float32)
+    return ErrorQuantiles(offsets, levels, autocorrelation, settings.history_needed or 0)
 
 
 def _asked(
@@ -178,7 +179,8 @@ def _forecast(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return forecasts (n, T, C, Q), targets (n, T, C), and the unit of errors (n, 1, C, 1).
 
-    The unit is the context's standard deviation. It is NaN for a constant context, which says
+    The unit is the standard deviation of the context, of those steps that are known of short
+    histories. It is NaN for a constant context, which says
     nothing about how wide errors are, and for an unknown one.
     """
     chunks = settings.chunks
@@ -192,7 +194,7 @@ def _forecast(
         if central.shape[1] < stop:
             more = student.central_forecast(contexts, covariates)[:, central.shape[1] : stop]
             central = np.concatenate([central, more], axis=1)
-    std = contexts.std(axis=1)
+    std = contexts[:, -(settings.history_needed or 0) :].std(axis=1)
     varies = std > 1e-6
     if unknown is not None:
         varies &= ~unknown

@@ -188,6 +188,8 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
             "levels": list(errors.levels),
             "persistence": float(errors.error_autocorrelation),
         }
+        if errors.scale_steps:
+            config["spread"]["scale_steps"] = errors.scale_steps
         arrays["offsets"] = errors.offsets
     config["info"] = None if student.info is None else student.info.to_json()
     return config, {
@@ -349,6 +351,9 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
         persistence: Any = spread.get("persistence")
         if not _is_number(persistence) or not 0 <= persistence < 1:
             raise ValueError(f"persistence must be in [0, 1), got {persistence!r:.80}.")
+        steps: Any = spread.get("scale_steps", 0)
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"scale_steps must be an integer of at least 0, got {steps!r:.80}.")
     StudentInfo.from_json(config["info"])
     if kind == "linear":
         return
@@ -429,7 +434,10 @@ def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     if config["spread"] is not None:
         levels = _levels(config["spread"]["levels"])
         errors = ErrorQuantiles(
-            arrays.pop("offsets"), levels, float(config["spread"]["persistence"])
+            arrays.pop("offsets"),
+            levels,
+            float(config["spread"]["persistence"]),
+            config["spread"].get("scale_steps", 0),
         )
     common: dict[str, Any] = {
         "output_chunk_shift": config["output_chunk_shift"],

@@ -442,9 +442,8 @@ class Forecaster:
 
     def _quantiles(self, windows: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Forecast quantiles of T steps for (N, L, C) contexts: (N, T, C, Q)."""
-        return self._known_errors().around(
-            self.central_forecast(windows, covariates), windows.std(axis=1)
-        )
+        errors = self._known_errors()
+        return errors.around(self.central_forecast(windows, covariates), errors.unit(windows))
 
     def with_error_quantiles(self, errors: ErrorQuantiles) -> Self:
         """Return the same student with other quantiles of its errors."""

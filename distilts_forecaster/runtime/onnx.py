@@ -357,8 +357,7 @@ class _Graph:
         moved = self.op("Sub", rows, last)
         mean = self.op("ReduceMean", moved, axes=[2])
         centred = self.op("Sub", moved, mean)
-        variance = self.op("ReduceMean", self.op("Mul", centred, centred), axes=[2])
-        std = self.op("Sqrt", variance)  # (N, C, 1)
+        std = self._std(moved)
         wide = self.reshape(std, 0, 0, 1, 1)
         if isinstance(student, LinearForecaster):
             central = self._linear_steps(student, moved, std)  # (N, C, T, 1)
@@ -374,6 +373,9 @@ class _Graph:
             known = student.error_quantiles.levels
             between = interpolate_levels(np.eye(len(known)), known, levels)
             offsets = student.error_quantiles.offsets.astype(np.float64)
+            if student.error_quantiles.scale_steps:
+                recent = self.cut(rows, 2, -student.error_quantiles.scale_steps)
+                wide = self.reshape(self._std(self.op("Sub", recent, last)), 0, 0, 1, 1)
             if isinstance(student, LinearForecaster):
                 widths = self.op("Mul", wide, self.array(offsets @ between))
                 results["quantiles"] = self.op("Add", central, widths)
@@ -394,6 +396,11 @@ class _Graph:
                 placed = self.op("Squeeze", placed, self.array([3], np.int64))
             results[name] = placed
         return results
+
+    def _std(self, rows: str) -> str:
+        """Return the standard deviation of rows (N, C, L): (N, C, 1)."""
+        centred = self.op("Sub", rows, self.op("ReduceMean", rows, axes=[2]))
+        return self.op("Sqrt", self.op("ReduceMean", self.op("Mul", centred, centred), axes=[2]))
 
     def _median(self, student: LinearForecaster | NetworkForecaster, central: str) -> str:
         """Return the forecast itself: (N, C, T, 1)."""
@@ -494,6 +501,7 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
         ) from error
     median = student.quantile_levels.index(0.5)
     offsets = between = None
+    recent = 0 if student.error_quantiles is None else student.error_quantiles.scale_steps
     if levels and student.error_quantiles is not None:
         known = student.error_quantiles.levels
         offsets = torch.from_numpy(student.error_quantiles.offsets[:, None].astype(np.float32))
@@ -520,6 +528,8 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
             made = made.sort(dim=-1).values if made.shape[-1] > 1 else made
             results = [made[..., median] + last]
             if offsets is not None and between is not None:
+                if recent:
+                    std = moved[:, -recent:].std(dim=1, keepdim=True, correction=0)
                 moved_central = made + std.unsqueeze(-1) * offsets
                 ordered = moved_central.sort(dim=-1).values if made.shape[-1] > 1 else moved_central
                 results.append(ordered @ between + last.unsqueeze(-1))

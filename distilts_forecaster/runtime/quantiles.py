@@ -97,11 +97,16 @@ class ErrorQuantiles:
     levels : tuple of float, length Q
     error_autocorrelation : float
         Correlation of the errors of neighbouring steps: what sample paths look like.
+    scale_steps : int
+        Steps at the end of a context that its standard deviation is taken of; 0 is all of them.
+        Fewer where contexts in ``fit`` were longer than histories: what was filled in before their
+        start varies less than what will be there.
     """
 
     offsets: np.ndarray
     levels: tuple[float, ...] = LEVELS
     error_autocorrelation: float = 0.0
+    scale_steps: int = 0
 
     def __post_init__(self) -> None:
         """Check the shape."""
@@ -111,10 +116,14 @@ class ErrorQuantiles:
                 f"{len(self.levels)}), got {self.offsets.shape}."
             )
 
+    def unit(self, contexts: np.ndarray) -> np.ndarray:
+        """Return the standard deviations (N, C) of contexts (N, L, C) that offsets count in."""
+        return contexts[:, -self.scale_steps :].std(axis=1)
+
     def around(self, forecast: np.ndarray, std: np.ndarray) -> np.ndarray:
         """Return quantiles at :attr:`levels` around forecasts (N, T, C, 1 or Q): (N, T, C, Q).
 
-        ``deviation`` (N, C) are the standard deviations of the contexts.
+        ``std`` (N, C) are the contexts' standard deviations, as :meth:`unit` returns them.
 
         >>> errors = ErrorQuantiles(np.array([[-1.0, 0.0, 1.0]]), (0.1, 0.5, 0.9))
         >>> errors.around(np.full((1, 1, 1, 1), 5.0), np.array([[2.0]])).ravel()
