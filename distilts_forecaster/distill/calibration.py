@@ -107,8 +107,7 @@ def _asked(
     if labeller is None or len(labeller.quantile_levels) == 1:
         return None
     if plan.holds_out_ends or not plan.horizon:
-        # Synthetic windows come last among the sources, and are not held out.
-        return [one.labelled for one in plan.sources[: len(chosen)]]
+        return [one.labelled for one in plan.sources]
     # Few windows of the validation series are labelled, within the budget.
     settings, info, most = plan.settings, labeller.teacher.info, _MOST_ASKED
     budget = settings.teaching.label_budget

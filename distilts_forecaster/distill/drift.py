@@ -207,13 +207,12 @@ def _recent_windows(
     each = max(1, n_windows // len(series))
     chosen = []
     for one in series:
-        shape = (chunks.input_chunk_length, chunks.target_stop, chunks.output_chunk_shift)
-        origins = np.flatnonzero(one.usable(*shape))
-        origins = origins[origins >= first]
-        if not len(origins):  # none with its whole target
-            shape = (shape[0], chunks.output_chunk_shift + 1, shape[2])
-            origins = np.flatnonzero(one.usable(*shape))
+        shift = chunks.output_chunk_shift
+        for stop in (chunks.target_stop, shift + 1):  # the whole target, or where none has it some
+            origins = np.flatnonzero(one.usable(chunks.input_chunk_length, stop, shift))
             origins = origins[origins >= first]
+            if len(origins):
+                break
         origins = origins[-_RECENT_HORIZONS * chunks.output_chunk_length :]
         if len(origins) > each:
             origins = origins[np.linspace(0, len(origins) - 1, each).astype(int)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from distilts_forecaster.teachers.base import TeacherInfo
 from distilts_forecaster.teachers.labels import Labeller
 from distilts_forecaster.windows.cutting import iterate_chunks
 from distilts_forecaster.windows.naive import USUAL_SEASONS, repeat_season
+from distilts_forecaster.windows.source import WindowSource
 
 __all__ = ["TrainingSummary", "advise", "naive_error", "summarise"]
 
@@ -190,24 +192,34 @@ def advise(summary: TrainingSummary, settings: Settings, info: TeacherInfo) -> s
     return "; ".join(advice)
 
 
+def _held_out_windows(
+    plan: Plan, every: int = 1
+) -> Iterator[tuple[WindowSource, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield held-out windows, one in ``every``: source, origins, contexts, targets."""
+    length, shift = plan.settings.input_chunk_length, plan.settings.output_chunk_shift
+    for source, mask in plan.held_out:
+        for origins in iterate_chunks(np.flatnonzero(mask)[::every], source.n_components):
+            contexts, unknown = source.filled_contexts(origins, length)
+            yield (
+                source,
+                origins,
+                contexts,
+                source.known_targets(origins, plan.horizon, shift, unknown),
+            )
+
+
 def held_out_error(plan: Plan, student: Forecaster) -> float | None:
     """Return a student's mean squared error on held-out windows, in units of each series' variance.
 
     Of its median, if it forecasts quantiles. None where nothing is held out.
     """
-    settings, chunks = plan.settings, plan.settings.chunks
-    median, total, count = settings.central_levels.index(0.5), 0.0, 0
-    for source, mask in plan.held_out:
-        for origins in iterate_chunks(np.flatnonzero(mask), source.n_components):
-            contexts, unknown = source.filled_contexts(origins, chunks.input_chunk_length)
-            targets = source.known_targets(
-                origins, plan.horizon, chunks.output_chunk_shift, unknown
-            )
-            covariates = source.window_covariates(origins, chunks)
-            made = student.central_forecast(contexts.astype(np.float64), covariates)
-            missed = made[:, : plan.horizon, :, median] - targets
-            total += float(np.nansum(missed**2))
-            count += int(np.isfinite(missed).sum())
+    median, total, count = plan.settings.central_levels.index(0.5), 0.0, 0
+    for source, origins, contexts, targets in _held_out_windows(plan):
+        covariates = source.window_covariates(origins, plan.settings.chunks)
+        made = student.central_forecast(contexts.astype(np.float64), covariates)
+        missed = made[:, : plan.horizon, :, median] - targets
+        total += float(np.nansum(missed**2))
+        count += int(np.isfinite(missed).sum())
     return total / count if count else None
 
 
@@ -222,14 +234,11 @@ def naive_error(plan: Plan) -> tuple[float | None, int | None]:
     every = max(1, sum(int(mask.sum()) for _, mask in plan.held_out) // _NAIVE_WINDOWS)
     seasons = [season for season in USUAL_SEASONS if season <= length]
     totals, count = np.zeros(len(seasons)), 0
-    for source, mask in plan.held_out:
-        for origins in iterate_chunks(np.flatnonzero(mask)[::every], source.n_components):
-            contexts, unknown = source.filled_contexts(origins, length)
-            targets = source.known_targets(origins, plan.horizon, shift, unknown)
-            targets = targets.astype(np.float64)
-            for i, season in enumerate(seasons):
-                made = repeat_season(contexts, season, plan.horizon, shift)
-                totals[i] += np.nansum((made - targets) ** 2)
-            count += int(np.isfinite(targets).sum())
+    for _, _, contexts, targets in _held_out_windows(plan, every):
+        targets = targets.astype(np.float64)
+        for i, season in enumerate(seasons):
+            made = repeat_season(contexts, season, plan.horizon, shift)
+            totals[i] += np.nansum((made - targets) ** 2)
+        count += int(np.isfinite(targets).sum())
     best = int(np.argmin(totals))
     return (float(totals[best]) / count, seasons[best]) if count else (None, None)

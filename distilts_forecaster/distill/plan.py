@@ -258,22 +258,17 @@ def _plan_source(
 ) -> SourcePlan:
     """Decide for every window of one source what it is used for."""
     target = _usable(source, settings, settings.output_chunk_length)
+    nothing, label_stop = np.zeros(source.n_origins, dtype=bool), source.n_origins
+    trial_target, validation = target, nothing
+    if split is not None and split.horizon >= horizon:
+        at_horizon = _usable(source, settings, horizon)
+        origins = np.arange(source.n_origins, dtype=np.int32)
+        trial_target = at_horizon & (origins < split.fit_stop)
+        validation = at_horizon & (origins >= split.validation_start)
+        label_stop = split.validation_start + 1
+    plan = SourcePlan(source, target, rank, label_stop, trial_target, validation, nothing, nothing)
     budget = settings.teaching.label_budget
-    labelled = rank >= 0
-    if isinstance(budget, int):
-        labelled &= rank < budget
-    origins = np.arange(source.n_origins, dtype=np.int32)
-    if split is None or split.horizon < horizon:
-        nothing, stop = np.zeros(source.n_origins, dtype=bool), source.n_origins
-        return SourcePlan(source, target, rank, stop, target, nothing, labelled, labelled)
-    at_horizon = _usable(source, settings, horizon)
-    trial_target = at_horizon & (origins < split.fit_stop)
-    validation = at_horizon & (origins >= split.validation_start)
-    stop = split.validation_start + 1
-    trial_labelled = labelled & (origins < stop)
-    return SourcePlan(
-        source, target, rank, stop, trial_target, validation, labelled, trial_labelled
-    )
+    return plan.with_labels(0, budget if isinstance(budget, int) else np.iinfo(rank.dtype).max)
 
 
 def _with_mean_weight_one(sources: tuple[SourcePlan, ...]) -> tuple[SourcePlan, ...]:

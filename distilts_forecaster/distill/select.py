@@ -168,12 +168,13 @@ def choose(
     some = slice(None, None, -(-n_steps // _MOST_STEPS))
     alpha_weights = [alpha * w[:n_steps][some] for alpha, w in grid]
     alpha_weights.append(np.zeros_like(alpha_weights[0]))
-    sums, validation = _thinned(sums, some), validation.thinned(some)
+    sums, validation = sums.thinned(some), validation.thinned(some)
+    pooled = sums.pooled(np.inf)
     priors = [prior.at_steps(some) for prior in candidates.priors]
-    errors = _errors_of(priors, sums.pooled(np.inf), validation.pooled(), alpha_weights, ridges)
+    errors = _errors_of(priors, pooled, validation.pooled(), alpha_weights, ridges)
     scores = 0.5 * evidence.n_errors * np.log(np.maximum(errors, _TINY))
     scores += of_ridge[:, None]
-    scores += _prior_penalties(priors, sums.pooled(np.inf), n_target)[:, None, None]
+    scores += _prior_penalties(priors, pooled, n_target)[:, None, None]
     alone = float(errors[..., -1].ravel()[scores[..., -1].argmin()])
     ratio = 1.0
     if evidence.teacher_error is not None:
@@ -201,11 +202,6 @@ def _prior_penalties(priors: Sequence[Prior], sums: WindowSums, n_target: float)
     penalties = 0.5 * n_errors * np.log(np.maximum(powers, _TINY))
     penalties[1:] += _OTHER_PRIOR
     return penalties - penalties.min()
-
-
-def _thinned(sums: WindowSums, steps: slice) -> WindowSums:
-    """Return the sums of some steps: neighbouring ones say nearly the same."""
-    return sums.with_outputs(lambda array: array[..., steps])
 
 
 def _errors_of(

@@ -500,14 +500,12 @@ def _trace(student: Any, levels: tuple[float, ...]) -> Any:
             "To export a module of your own torch needs onnxscript: pip install onnxscript"
         ) from error
     median = student.quantile_levels.index(0.5)
-    offsets = between = None
-    recent = 0 if student.error_quantiles is None else student.error_quantiles.scale_steps
-    if levels and student.error_quantiles is not None:
-        known = student.error_quantiles.levels
-        offsets = torch.from_numpy(student.error_quantiles.offsets[:, None].astype(np.float32))
-        between = torch.from_numpy(
-            interpolate_levels(np.eye(len(known)), known, levels).astype(np.float32)
-        )
+    offsets, between, recent, errors = None, None, 0, student.error_quantiles
+    if levels and errors is not None:
+        recent = errors.scale_steps
+        offsets = torch.from_numpy(errors.offsets[:, None].astype(np.float32))
+        mixed = interpolate_levels(np.eye(len(errors.levels)), errors.levels, levels)
+        between = torch.from_numpy(mixed.astype(np.float32))
     run: Callable[[Any], Any] = student.network
 
     class Scaled(torch.nn.Module):

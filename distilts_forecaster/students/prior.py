@@ -18,6 +18,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular, toeplitz
 
 from distilts_forecaster.students.sums import RIDGE_GRID, HeldOut, WindowSums, eigenbasis
+from distilts_forecaster.windows.naive import repeat_season
 from distilts_forecaster.windows.source import Chunks
 
 __all__ = ["Prior", "make_priors"]
@@ -150,11 +151,9 @@ def make_priors(chunks: Chunks, period: int | None, sums: WindowSums) -> list[Pr
 
 def _repeat(chunks: Chunks, season: int) -> np.ndarray:
     """Return the weights (L, T) of a seasonal naive forecast."""
-    weights = np.zeros((chunks.input_chunk_length, chunks.output_chunk_length))
-    steps = np.arange(chunks.output_chunk_length)
-    ahead = (steps + chunks.output_chunk_shift) % season
-    weights[chunks.input_chunk_length - season + ahead, steps] = 1.0
-    return weights
+    unit = np.eye(chunks.input_chunk_length)[:, :, None]  # the forecasts of each step alone
+    steps, shift = chunks.output_chunk_length, chunks.output_chunk_shift
+    return repeat_season(unit, season, steps, shift)[:, :, 0]
 
 
 def _covariance(
