@@ -1,5 +1,6 @@
 """Quantiles and sample paths of fitted students."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import norm
 
 from distilts_forecaster.runtime import LinearForecaster
 from distilts_forecaster.runtime.quantiles import LEVELS, ErrorQuantiles
+from distilts_forecaster.teachers import load_teacher
 
 L, T = 8, 3
 
@@ -45,6 +47,18 @@ def test_quantiles_commute_with_shift_and_scale(windows, scale, shift):
     moved = walker().predict_quantiles(shift + scale * windows, 2 * T, [0.1, 0.5, 0.9])
     size = scale * np.abs(windows).max() + abs(shift)
     np.testing.assert_allclose(moved, shift + scale * made, rtol=1e-4, atol=1e-4 * (size + 1e-9))
+
+
+@pytest.mark.parametrize("size", [2.0**-1060, 2.0**-500, 2.0**-110, 2.0**125, 2.0**500, 2.0**1018])
+def test_contexts_of_any_size_are_forecast_like_others(size):
+    windows = np.random.default_rng(0).normal(size=(3, L, 2))
+    windows[1, 3, 0] = np.nan
+    rounded = windows * size / size  # fewer digits where they are subnormal
+    for method in ("predict", "predict_quantiles", "sample"):
+        more = {"random_state": 0} if method == "sample" else {}
+        made = getattr(walker(), method)(windows * size, 2 * T, **more)
+        expected = getattr(walker(), method)(rounded, 2 * T, **more)
+        np.testing.assert_allclose(made / size, expected, rtol=1e-3, atol=1e-3)
 
 
 @settings(deadline=None, max_examples=30)
@@ -143,6 +157,69 @@ def test_what_is_fed_back_is_not_below_zero_either():
     assert (made >= 0).all()
     fed_back = np.r_[np.zeros(L - 1), 40.0, made[:T]][-L:]
     np.testing.assert_allclose(made[T : 2 * T], falling.predict(fed_back))
+
+
+ASK = {
+    "predict": lambda horizon: walker().predict(np.arange(8.0), horizon),
+    "predict_quantiles": lambda horizon: walker().predict_quantiles(np.arange(8.0), horizon),
+    "sample": lambda horizon: walker().sample(np.arange(8.0), horizon),
+    "bundled": lambda horizon: load_teacher("bundled").forecast(np.ones((1, 9, 1)), horizon, [0.5]),
+    "a function": lambda horizon: load_teacher(lambda c, h: np.zeros((1, h, 1))).forecast(
+        np.ones((1, 9, 1)), horizon, [0.5]
+    ),
+}
+
+
+@pytest.mark.parametrize("ask", ASK)
+@pytest.mark.parametrize("horizon", [np.inf, np.nan, 1e7, 96.0, 2.5, True, "3", [3], np.float64(3)])
+def test_a_horizon_is_an_integer(ask, horizon):
+    with pytest.raises(TypeError, match="horizon must be an integer"):
+        ASK[ask](horizon)
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_a_horizon_is_at_least_one(ask):
+    for horizon in (0, -1):
+        with pytest.raises(ValueError, match="horizon must be at least 1"):
+            ASK[ask](horizon)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["2024-01-01"], "datetime64[D]"),
+        np.array([1, 2], "timedelta64[s]"),
+        np.ones(8, complex),
+        np.array(["a"]),
+        np.array([{}], object),
+    ],
+)
+def test_what_is_no_number_is_refused(values):
+    with pytest.raises(TypeError, match="contexts must be real numbers, got"):
+        walker().predict(values)
+
+
+def test_what_is_masked_is_missing():
+    known = np.arange(8.0)
+    hidden = np.isin(known, [2, 7])
+    masked = np.ma.array(np.where(hidden, 1e6, known), mask=hidden)
+    expected = walker().predict(np.where(hidden, np.nan, known))
+    np.testing.assert_array_equal(walker().predict(masked), expected)
+    whole_numbers = np.ma.array(np.arange(8), mask=hidden)
+    np.testing.assert_array_equal(walker().predict(whole_numbers), expected)
+
+
+def test_time_is_linear_in_the_horizon():
+    student = walker()
+
+    def seconds(horizon):
+        start = time.perf_counter()
+        student.predict(np.arange(8.0), horizon)
+        return time.perf_counter() - start
+
+    seconds(1000)
+    short, long = (min(seconds(h) for _ in range(3)) for h in (3_000, 30_000))
+    assert long < 30 * short  # it was a hundred times
 
 
 def test_there_is_no_jump_between_chunks():

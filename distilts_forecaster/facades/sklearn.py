@@ -20,6 +20,7 @@ from distilts_forecaster.facades.student_io import (
     recall_summary,
 )
 from distilts_forecaster.runtime import Forecaster, LinearForecaster
+from distilts_forecaster.runtime.checks import as_numbers
 from distilts_forecaster.settings import check_cache_dir, make_settings
 from distilts_forecaster.students.objective import HorizonWeights
 from distilts_forecaster.teachers.load import as_specification
@@ -185,6 +186,7 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         ImportError
             If student or teacher need an extra that is not installed.
         """
+        X, y = _unmasked("X", X), _unmasked("y", y)
         contexts, targets = validate_data(
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True
         )
@@ -236,7 +238,7 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
             If ``X`` has another number of columns, or values that are not finite.
         """
         check_is_fitted(self)
-        contexts = validate_data(self, X, dtype=np.float64, reset=False)
+        contexts = validate_data(self, _unmasked("X", X), dtype=np.float64, reset=False)
         forecasts = self.student_.predict(contexts[:, :, None])[:, :, 0]
         return forecasts[:, 0] if self._is_one_column else forecasts
 
@@ -245,6 +247,14 @@ class DistilledRegressor(Shippable, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _unmasked(name: str, values: Any) -> Any:
+    """Refuse times, which scikit-learn takes as nanoseconds; what is masked is missing."""
+    is_masked = isinstance(values, np.ma.MaskedArray)
+    return (
+        as_numbers(name, values) if is_masked or np.asarray(values).dtype.kind in "mM" else values
+    )
 
 
 def _in_float64(student: Forecaster) -> Forecaster:

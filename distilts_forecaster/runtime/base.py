@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.runtime.checks import (
+    LARGEST,
+    SMALLEST,
+    as_numbers,
+    check_integer,
+    check_magnitude,
+)
 from distilts_forecaster.runtime.covariates import KINDS, Covariates
 from distilts_forecaster.runtime.gaps import check_not_infinite, complete
 from distilts_forecaster.runtime.info import StudentInfo
@@ -66,6 +71,11 @@ class Forecaster:
     error_quantiles: ErrorQuantiles | None
     info: StudentInfo | None
 
+    @property
+    def follows_scale(self) -> bool:
+        """Whether twice a context has twice the forecast."""
+        return True
+
     def predict(
         self,
         contexts: np.ndarray,
@@ -99,6 +109,8 @@ class Forecaster:
 
         Raises
         ------
+        TypeError
+            If the contexts hold anything but real numbers, or ``horizon`` is no integer.
         ValueError
             If the contexts are empty or infinite, have the wrong number of dimensions or
             components, or ``horizon`` is not positive, or beyond
@@ -173,7 +185,7 @@ class Forecaster:
         contexts: np.ndarray,
         horizon: int | None = None,
         n_samples: int = 100,
-        random_state: int | None = None,
+        random_state: int | np.random.Generator | None = None,
         past_covariates: np.ndarray | None = None,
         future_covariates: np.ndarray | None = None,
         static_covariates: np.ndarray | None = None,
@@ -189,7 +201,7 @@ class Forecaster:
             As for :meth:`predict`.
         n_samples : int, default 100
             S.
-        random_state : int, optional
+        random_state : int or numpy.random.Generator, optional
 
         Returns
         -------
@@ -225,7 +237,7 @@ class Forecaster:
     def _check(self, contexts: np.ndarray, horizon: int | None) -> tuple[np.ndarray, int, int]:
         """Return contexts as (N, L, C), the horizon, and the dimensions given; or raise."""
         horizon = self.output_chunk_length if horizon is None else horizon
-        windows = np.asarray(contexts, dtype=np.float64)
+        windows = as_numbers("contexts", contexts)
         given = windows.ndim
         if given not in (1, 2, 3):
             raise ValueError(f"contexts must be (L,), (L, C) or (N, L, C), got {given} dimensions.")
@@ -279,7 +291,7 @@ class Forecaster:
                     f"covariates: {'they are needed' if shape[2] else 'leave them out'}."
                 )
             if values is not None:
-                values = np.asarray(values, dtype=np.float64)
+                values = as_numbers(f"{kind}_covariates", values)
                 values = values[None] if given < 3 and values.ndim == 2 else values
                 if values.shape != shape:
                     raise ValueError(f"{kind}_covariates must be {shape}, got {values.shape}.")
@@ -315,13 +327,33 @@ class Forecaster:
         # A gap makes the forecast NaN, and its sum: that is faster to look at than the contexts.
         # Sample paths must not be drawn twice, so for them the contexts are looked at first.
         made = forecast(windows, covariates) if paths == 1 else None
-        if made is None or not math.isfinite(made.sum()):
+        if made is None or not SMALLEST < abs(made.sum()) < LARGEST:
             check_not_infinite(windows, "The contexts hold")
+            windows, unit = self._in_range(windows)
             if np.isnan(windows).any():
                 made = self._in_gaps(forecast, windows, covariates)
-            elif made is None:
+            elif made is None or unit is not None:
                 made = forecast(windows, covariates)
+            if unit is not None:
+                made = made * unit.reshape(*unit.shape, *[1] * (made.ndim - 3))
         return np.maximum(made, 0.0) if self.nonnegative else made
+
+    def _in_range(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Divide contexts by powers of two where float32 cannot hold their differences.
+
+        Returns the divisors (N, 1, C), None if there are none. ValueError where forecasts do not
+        follow the size of their context, and it is too large.
+        """
+        largest = np.nan_to_num(np.abs(windows)).max(axis=1, keepdims=True)
+        outside = (largest > LARGEST) | ((largest > 0) & (largest < SMALLEST))
+        if not outside.any():
+            return windows, None
+        if not self.follows_scale:  # what is too small counts as zero beside the effects
+            if (largest > LARGEST).any():
+                check_magnitude(windows, "The contexts hold values")
+            return windows, None
+        exponent = np.where(outside, np.frexp(largest)[1] - 1, 0)
+        return np.ldexp(windows, -exponent), np.ldexp(1.0, exponent)
 
     def _in_gaps(
         self,
@@ -343,13 +375,15 @@ class Forecaster:
         if horizon <= self.output_chunk_length:
             return self._step(windows, covariates)[:, :horizon]  # clipped by the caller
         parts: list[np.ndarray] = []
+        recent = windows
         for start, first, stop in self._plan_chunks(horizon, covariates):
-            made = self._step(*self._context(windows, parts, start, covariates))[:, first:stop]
+            made = self._step(*self._context(recent, start, first, covariates))[:, first:stop]
             parts.append(np.maximum(made, 0.0) if self.nonnegative else made)
+            recent = self._append(recent, parts[-1])
         return np.concatenate(parts, axis=1)
 
     def _plan_chunks(self, horizon: int, covariates: Covariates) -> Iterator[tuple[int, int, int]]:
-        """Yield where each chunk starts, and which of its steps are new."""
+        """Yield where each chunk starts, and which of its steps are new: from first to stop."""
         steps, done = self.output_chunk_length, 0
         while done < horizon:
             # The last chunk ends with the horizon: no covariates are needed beyond it.
@@ -359,19 +393,22 @@ class Forecaster:
             done = stop
 
     def _context(
-        self,
-        windows: np.ndarray,
-        parts: Sequence[np.ndarray],
-        start: int,
-        covariates: Covariates,
+        self, recent: np.ndarray, start: int, first: int, covariates: Covariates
     ) -> tuple[np.ndarray, Covariates]:
-        """Return what a chunk sees that starts ``start`` steps after the context."""
-        length = self.input_chunk_length
-        if start:
-            windows = np.concatenate([windows, *parts], axis=1)[:, start : start + length]
+        """Return what a chunk sees that starts ``start`` steps after the context.
+
+        ``recent`` are the last known and forecast steps; the last ``first`` of them are forecast
+        again by this chunk.
+        """
+        length, stop = self.input_chunk_length, recent.shape[1] - first
         if covariates:
             covariates = covariates.chunk(start, length, self.output_chunk_length)
-        return windows, covariates
+        return recent[:, stop - length : stop], covariates
+
+    def _append(self, recent: np.ndarray, made: np.ndarray) -> np.ndarray:
+        """Append forecasts to the steps before them, and keep what the next chunk can see."""
+        most = self.input_chunk_length + self.output_chunk_length
+        return np.concatenate([recent[:, -most:], made], axis=1)[:, -most:]
 
     def _walk(
         self,
@@ -391,15 +428,10 @@ class Forecaster:
         errors = self._known_errors()
         n, _, components = windows.shape
         steps = self.output_chunk_length
-        many = windows
+        recent = windows
         known = covariates
-        parts: list[np.ndarray] = []
         for start, first, stop in self._plan_chunks(horizon, covariates):
-            if start and len(many) == n:
-                many = np.repeat(windows, n_paths, axis=0)
-                known = covariates.rows(np.repeat(np.arange(n), n_paths)) if covariates else _NONE
-            flat = [part.reshape(n * n_paths, -1, components) for part in parts]
-            made = self._quantiles(*self._context(many, flat, start, known))
+            made = self._quantiles(*self._context(recent, start, first, known))
             made = made.reshape(n, -1, steps, components, made.shape[-1])
             if alike:
                 half = latent_paths(
@@ -412,8 +444,12 @@ class Forecaster:
                     1, 2, 0, 3
                 )
             paths = values_at(made, errors.levels, latent)[:, :, first:stop]
-            parts.append(np.maximum(paths, 0.0) if self.nonnegative else paths)
-            yield parts[-1], made[:, :, first:stop]
+            paths = np.maximum(paths, 0.0) if self.nonnegative else paths
+            yield paths, made[:, :, first:stop]
+            if len(recent) == n:  # from here on, each path has a context of its own
+                recent = np.repeat(windows, n_paths, axis=0)
+                known = covariates.rows(np.repeat(np.arange(n), n_paths)) if covariates else _NONE
+            recent = self._append(recent, paths.reshape(n * n_paths, -1, components))
 
     def _quantiles_beyond(
         self, windows: np.ndarray, horizon: int, covariates: Covariates, levels: tuple[float, ...]
@@ -458,6 +494,13 @@ class Forecaster:
         other = copy.copy(self)
         object.__setattr__(other, name, value)
         return other
+
+    def divided_by(self, std: np.ndarray) -> Self:
+        """Return the student that forecasts the same series divided by ``std`` (C,).
+
+        Forecasts follow the size of their contexts by themselves, effects of covariates may not.
+        """
+        return self
 
     def central_forecast(self, contexts: np.ndarray, covariates: Covariates) -> np.ndarray:
         """Return the forecast that error quantiles are added to.

@@ -10,7 +10,25 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_integer", "check_number", "extra_for", "warn_user"]
+import numpy as np
+
+__all__ = [
+    "LARGEST",
+    "SMALLEST",
+    "as_numbers",
+    "check_integer",
+    "check_magnitude",
+    "check_number",
+    "count_unknown",
+    "extra_for",
+    "warn_of_unknown",
+    "warn_user",
+]
+
+
+#: Sizes of values, and of their differences, that float32 holds with all its digits, and with room
+#: for sums. Teachers and students compute in float32.
+SMALLEST, LARGEST = 1e-30, 1e37
 
 
 def check_integer(name: str, value: Any, at_least: int = 1) -> int:
@@ -44,6 +62,41 @@ def check_number(name: str, value: Any, at_least: float = 0.0, below: float = ma
     return float(value)
 
 
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Return real numbers as a float64 array; what is masked is NaN.
+
+    TypeError for times, complex numbers and whatever else is no real number: NumPy would turn
+    dates into nanoseconds, and drop imaginary parts. Tensors are taken without their gradient.
+
+    >>> as_numbers("y", np.ma.array([1, 2], mask=[False, True]))
+    array([ 1., nan])
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    array = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    if array.dtype.kind in "cmM":
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}.")
+    try:
+        numbers = array.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}: {error}") from error
+    return np.ma.filled(numbers, np.nan)
+
+
+def check_magnitude(values: np.ndarray, holder: str) -> None:
+    """Raise ValueError where float32 would make numbers infinite, or all of them zero.
+
+    ``holder`` is who has them, with its verb. NaN is no number.
+    """
+    largest = float(np.nanmax(np.abs(values), initial=0.0))
+    if largest > LARGEST or 0.0 < largest < SMALLEST:
+        raise ValueError(
+            f"{holder} of up to {largest:g}; float32, which forecasts are computed in, holds "
+            f"{SMALLEST:g} to {LARGEST:g} with all digits. Multiply by a constant first, and "
+            "divide the forecasts by it."
+        )
+
+
 @contextmanager
 def extra_for(what: str, extra: str) -> Iterator[None]:
     """Turn a missing package into an ImportError that has the command which installs it.
@@ -64,6 +117,26 @@ def extra_for(what: str, extra: str) -> Iterator[None]:
         raise ImportError(
             f'{what} needs {missing}: pip install "distilts-forecaster[{extra}]"'
         ) from error
+
+
+def count_unknown(forecasts: np.ndarray) -> int:
+    """Return how many of some forecasts (N, ...) are NaN somewhere.
+
+    >>> count_unknown(np.array([[1.0, 2.0], [np.nan, 2.0]]))
+    1
+    """
+    if math.isfinite(forecasts.sum()):
+        return 0
+    return int(np.isnan(forecasts.reshape(len(forecasts), -1)).any(axis=1).sum())
+
+
+def warn_of_unknown(n_unknown: int, n_contexts: int, input_chunk_length: int) -> None:
+    """Warn where forecasts are NaN, since nothing is known of some contexts."""
+    if n_unknown:
+        warn_user(
+            f"{n_unknown} of {n_contexts} contexts have no value of a component in their "
+            f"{input_chunk_length} steps: its forecasts are NaN. Fill the gap to have them."
+        )
 
 
 def warn_user(message: str) -> None:

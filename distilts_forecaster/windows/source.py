@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from distilts_forecaster.runtime.checks import check_magnitude
 from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.runtime.gaps import complete
 from distilts_forecaster.windows.cutting import (
@@ -176,10 +177,6 @@ class WindowSource(ABC):
             chunks.output_chunk_length,
             chunks.output_chunk_shift,
         )
-
-    def to_standardised(self, values: np.ndarray) -> np.ndarray:
-        """Bring values (..., C, Q) to the scale that students are fitted on, in float32."""
-        return ((values - self.location[:, None]) / self.std[:, None]).astype(np.float32)
 
     def reaching_back(self, history_needed: int) -> WindowSource:
         """Return the source with contexts that may begin long before it does, where it can."""
@@ -424,12 +421,13 @@ def prepare_series(
     """Standardise one series (n_points, C) for the student and keep it raw for the teacher.
 
     NaN means missing. ``scale`` are location and standard deviation (C,) instead of its own.
+    ValueError if its values or their deviations are too large or too small for float32.
 
     >>> prepared = prepare_series(np.arange(10.0)[:, None])
     >>> prepared.values.shape, float(prepared.location[0])
     ((10, 1), 4.5)
     """
-    raw = np.array(values, dtype=np.float32, order="F")
+    raw = _in_float32(values, order="F")
     centred = np.array(values, dtype=np.float64, order="F")
     missing = ~np.isfinite(centred)
     if scale is not None:
@@ -437,6 +435,7 @@ def prepare_series(
         standardised = ((centred - location) / std).astype(np.float32, order="F")
     else:
         location, std = _measure(centred, missing)
+        check_magnitude(std, "A series has standard deviations")
         standardised = centred.astype(np.float32, order="F")
         standardised[missing] = np.nan
     return PreparedSeries(raw, standardised, location, std, _count_observed(missing))
@@ -446,7 +445,7 @@ def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedRows:
     """Standardise windows that were cut elsewhere, all by the same mean and standard deviation.
 
     Contexts are (N, H, C), targets (N, T, C), in the order of time, if they have one: the last are
-    held out.
+    held out. ValueError as for :func:`prepare_series`.
 
     >>> prepared = prepare_rows(np.ones((3, 4, 1)), np.zeros((3, 2, 1)))
     >>> prepared.usable(4, 2)
@@ -457,8 +456,9 @@ def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedRows:
     flat = rows.reshape(-1, rows.shape[2])
     scaled, missing = flat.copy(), ~np.isfinite(flat)
     location, std = _measure(scaled, missing)
+    check_magnitude(std, "The rows have standard deviations")
     scaled[missing] = np.nan
-    raw, standardised = rows.astype(np.float32), scaled.reshape(rows.shape).astype(np.float32)
+    raw, standardised = _in_float32(rows), scaled.reshape(rows.shape).astype(np.float32)
     return PreparedRows(
         raw_contexts=raw[:, :n_steps],
         raw_targets=raw[:, n_steps:],
@@ -467,6 +467,14 @@ def prepare_rows(contexts: np.ndarray, targets: np.ndarray) -> PreparedRows:
         location=location,
         std=std,
     )
+
+
+def _in_float32(values: np.ndarray, order: Literal["K", "F"] = "K") -> np.ndarray:
+    """Return a copy in float32, as teachers see it; or raise where that is infinite."""
+    with np.errstate(over="ignore"):
+        raw = np.array(values, dtype=np.float32, order=order)
+    check_magnitude(raw, "A series has values")
+    return raw
 
 
 def _measure(values: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
