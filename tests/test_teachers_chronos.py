@@ -1,5 +1,9 @@
 """Chronos adapters on tiny models with random weights, saved as the hub's are."""
 
+import io
+import json
+import sys
+
 import numpy as np
 import pytest
 from conftest import seasonal
@@ -10,7 +14,7 @@ from chronos import BaseChronosPipeline
 from darts import TimeSeries
 
 from benchmarks import bolt
-from distilts_forecaster import DistilledForecaster
+from distilts_forecaster import DistilledForecaster, load_student
 from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers import chronos as adapter
 from distilts_forecaster.teachers import load_teacher
@@ -120,6 +124,80 @@ def test_weights_in_the_older_format_tell_teachers_apart(tmp_path):
         (tmp_path / "pytorch_model.bin").write_bytes(content)
         revisions.add(load_teacher(tmp_path).info.revision)
     assert len(revisions) == 2
+
+
+CANARY = "from pathlib import Path; Path(__file__).with_name('it ran').touch()\n"
+LOADERS = {
+    "load_teacher": lambda d: load_teacher(d).forecast(CONTEXTS, 4, (0.5,)),
+    "fit": lambda d: DistilledForecaster(teacher=d).fit(TimeSeries.from_values(np.arange(400.0))),
+    "ChronosTeacher": lambda d: adapter.ChronosTeacher(d).forecast(CONTEXTS, 4, (0.5,)),
+    "a student": load_student,
+}
+
+
+def save_bolt_with_code(directory, place):
+    save_bolt(directory)
+    for name in ("modeling_x.py", "configuration_x.py"):
+        (directory / name).write_text(CANARY)
+    path = directory / ("config.json" if place == "nested" else place)
+    config = json.loads(path.read_text()) if path.exists() else {}
+    auto_map = {"AutoConfig": "configuration_x.X", "AutoModelForSeq2SeqLM": "modeling_x.X"}
+    if place == "nested":
+        config["encoder"] = [{"auto_map": auto_map}]
+    else:
+        config |= {"auto_map": auto_map, "model_type": "x"}
+    path.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def says_yes(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("place", ["config.json", "generation_config.json", "nested"])
+def test_code_in_a_directory_is_never_run(tmp_path, loader, place, says_yes, capsys):
+    save_bolt_with_code(tmp_path, place)
+    with pytest.raises(ValueError, match="saved student" if loader == "a student" else "runs none"):
+        LOADERS[loader](tmp_path)
+    assert not (tmp_path / "it ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_transformers_is_told_to_run_no_code(tmp_path, says_yes, capsys, monkeypatch):
+    # As if the check before it had overlooked the map.
+    monkeypatch.setattr(adapter, "refuse_code", lambda directory: None)
+    save_bolt_with_code(tmp_path, "config.json")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        adapter.ChronosTeacher(tmp_path).forecast(CONTEXTS, 4, (0.5,))
+    assert not (tmp_path / "it ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_an_adapter_of_peft_is_refused(tmp_path):
+    save_bolt(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        DistilledForecaster(teacher=tmp_path)
+
+
+ODD = {
+    "no architecture": {"architectures": []},
+    "another architecture": {"architectures": ["torch"]},
+    "another pipeline": {"chronos_pipeline_class": "EvilPipeline"},
+    "no model type": {"model_type": "nothing"},
+    "a list": {"chronos_config": []},
+    "sizes": {"d_model": "many"},
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_directory_is_named(tmp_path, kind):
+    save_bolt(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **ODD[kind]}))
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_teacher(tmp_path).forecast(CONTEXTS, 4, (0.5,))
 
 
 def test_the_licence_is_read_from_the_model_card(directories, tmp_path):

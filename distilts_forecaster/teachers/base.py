@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from distilts_forecaster.runtime.checks import check_integer
 from distilts_forecaster.runtime.covariates import Covariates
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "TeacherReference",
     "WrappedTeacher",
     "ask",
-    "check_quantile_levels",
+    "check_request",
     "describe",
     "interpolate_quantiles",
 ]
@@ -166,11 +167,14 @@ class HiddenTeacher(Teacher, Protocol):
         """
 
 
-def check_quantile_levels(info: TeacherInfo, quantile_levels: Sequence[float]) -> None:
-    """Raise ValueError if a level is outside the range that a teacher knows.
+def check_request(info: TeacherInfo, horizon: int, quantile_levels: Sequence[float]) -> None:
+    """Raise TypeError or ValueError if a teacher cannot be asked for that.
 
-    >>> check_quantile_levels(TeacherInfo("point forecasts"), [0.5])
+    The horizon must be an integer of at least 1, levels within the range that the teacher knows.
+
+    >>> check_request(TeacherInfo("point forecasts"), 96, [0.5])
     """
+    check_integer("horizon", horizon)
     known = info.quantile_levels or (0.5,)
     outside = [q for q in quantile_levels if not known[0] <= q <= known[-1]]
     if outside:

@@ -25,10 +25,10 @@ from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
-    check_quantile_levels,
+    check_request,
 )
 
-__all__ = ["ChronosTeacher", "is_chronos_directory"]
+__all__ = ["ChronosTeacher", "is_chronos_directory", "refuse_code"]
 
 #: Series (windows times components) forecast at once. Bolt multiplies this by nine
 #: beyond its native horizon, T5 by the number of samples.
@@ -51,9 +51,9 @@ def is_chronos_directory(directory: Path) -> bool:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and (
-        "chronos_config" in config or "chronos_pipeline_class" in config
-    )
+    if not isinstance(config, dict) or not isinstance(config.get("chronos_config", {}), dict):
+        return False
+    return "chronos_config" in config or "chronos_pipeline_class" in config
 
 
 class ChronosTeacher:
@@ -83,7 +83,8 @@ class ChronosTeacher:
     Raises
     ------
     ValueError
-        If the directory does not hold a Chronos model.
+        If the directory does not hold a Chronos model, or names code of its own: that is never
+        run.
 
     Examples
     --------
@@ -101,6 +102,7 @@ class ChronosTeacher:
                 f"{self.directory} is not a Chronos model: its config.json is missing or has no "
                 "chronos_config. A teacher directory is what save_pretrained writes."
             )
+        refuse_code(self.directory)
         self._config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
         self._name = name or str(self.directory)
         self._revision = revision
@@ -151,7 +153,7 @@ class ChronosTeacher:
 
         Levels: Bolt 0.1 to 0.9, Chronos-2 and T5 0.01 to 0.99. Covariates are for Chronos-2.
         """
-        check_quantile_levels(self.info, quantile_levels)
+        check_request(self.info, horizon, quantile_levels)
         n, _, components = contexts.shape
         rows = self._in_batches(
             contexts,
@@ -261,13 +263,55 @@ class ChronosTeacher:
 
         while len(_loaded) >= _MAX_LOADED:
             _loaded.popitem(last=False)
-        with _quiet_loading():
-            _loaded[key] = BaseChronosPipeline.from_pretrained(
-                str(self.directory),
-                device_map="cuda" if torch.cuda.is_available() else "cpu",
-                dtype="float32",
-            )
+        try:
+            with _quiet_loading():
+                _loaded[key] = BaseChronosPipeline.from_pretrained(
+                    str(self.directory),
+                    device_map="cuda" if torch.cuda.is_available() else "cpu",
+                    dtype="float32",
+                    trust_remote_code=False,
+                )
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of whatever reads the files: "list index out of range"
+            raise ValueError(
+                f"The files in {self.directory} are not those of a whole Chronos model "
+                f"({type(error).__name__}: {error}). Fetch or save them again, with "
+                "save_pretrained."
+            ) from error
         return _loaded[key]
+
+
+def refuse_code(directory: Path) -> None:
+    """Raise ValueError if loading a directory would run code that it names.
+
+    transformers runs the modules of an ``auto_map`` where someone answers its prompt with yes; an
+    adapter of peft names a module to import, and other weights to fetch.
+    """
+    for path in sorted(directory.glob("*.json")):
+        if path.name == "adapter_config.json":
+            raise ValueError(
+                f"{path} makes the directory an adapter of peft, which names modules to import. "
+                "Merge it into its model, and save that: "
+                "model.merge_and_unload().save_pretrained(directory)."
+            )
+        try:
+            names_code = "auto_map" in _all_keys(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            continue  # no JSON: transformers cannot read it either
+        if names_code:
+            raise ValueError(
+                f"{path} has an auto_map, which names code in the directory to be run. This "
+                "package runs none: use the weights of a model that transformers or "
+                "chronos-forecasting knows, and delete auto_map."
+            )
+
+
+def _all_keys(value: Any) -> set[str]:
+    """Return the keys of JSON objects, nested ones too."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_all_keys, value.values()))
+    return set().union(*map(_all_keys, value)) if isinstance(value, list) else set()
 
 
 def _with_covariates(inputs: Any, covariates: Covariates) -> list[dict[str, Any]]:

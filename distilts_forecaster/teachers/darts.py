@@ -17,7 +17,7 @@ from distilts_forecaster.teachers.base import (
     TeacherInfo,
     WrappedTeacher,
     check_name_and_revision,
-    check_quantile_levels,
+    check_request,
 )
 
 __all__ = ["DartsTeacher", "timesfm"]
@@ -164,7 +164,7 @@ class DartsTeacher(WrappedTeacher):
             no such quantiles, or was fitted on another number of components, or with other
             covariates.
         """
-        check_quantile_levels(self.info, quantile_levels)
+        check_request(self.info, horizon, quantile_levels)
         n, _, components = contexts.shape
         series = self._to_series(contexts)
         known = self._covariate_series(covariates, horizon, len(series) // n)

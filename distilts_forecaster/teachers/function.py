@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from distilts_forecaster.runtime.checks import as_numbers, check_integer
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
     check_name_and_revision,
-    check_quantile_levels,
+    check_request,
     interpolate_quantiles,
 )
 
@@ -124,7 +125,9 @@ class FunctionTeacher:
         ValueError
             If the answer has neither shape, or the levels asked for are not in it.
         """
-        answer = np.asarray(self.function(contexts, horizon), dtype=np.float32)
+        check_integer("horizon", horizon)
+        answer = as_numbers("The answer of the teacher function", self.function(contexts, horizon))
+        answer = answer.astype(np.float32)
         n, _, components = contexts.shape
         point = (n, horizon, components)
         if answer.shape[:3] != point or answer.ndim not in (3, 4):
@@ -134,7 +137,7 @@ class FunctionTeacher:
                 "it has them."
             )
         if answer.ndim == 3:
-            check_quantile_levels(TeacherInfo(self.info.name), quantile_levels)
+            check_request(TeacherInfo(self.info.name), horizon, quantile_levels)
             return TeacherForecast(answer[..., None])
         if self._levels is None:
             if tuple(quantile_levels) != (0.5,) or answer.shape[3] % 2 == 0:
@@ -150,5 +153,5 @@ class FunctionTeacher:
                 f"The teacher function {self.info.name!r} returned {answer.shape[3]} quantiles, "
                 f"expected one for each of quantile_levels={self._levels}."
             )
-        check_quantile_levels(self.info, quantile_levels)
+        check_request(self.info, horizon, quantile_levels)
         return TeacherForecast(interpolate_quantiles(answer, self._levels, quantile_levels))

@@ -79,7 +79,7 @@ def _wrap_model(model: Any) -> Teacher | None:
 
 def _check_name(teacher: str | os.PathLike) -> None:
     """Refuse names that cannot be a teacher, without touching the network."""
-    from distilts_forecaster.teachers.chronos import is_chronos_directory
+    from distilts_forecaster.teachers.chronos import is_chronos_directory, refuse_code
 
     name = os.fspath(teacher)
     if name == "bundled":
@@ -90,6 +90,7 @@ def _check_name(teacher: str | os.PathLike) -> None:
                 f"The directory {name!r} is not a teacher: it needs a config.json with a "
                 "chronos_config, and weights, as save_pretrained writes them."
             )
+        refuse_code(Path(name))
         return
     if name and Path(name).exists():
         raise ValueError(

@@ -16,7 +16,7 @@ from distilts_forecaster.teachers.base import (
     TeacherInfo,
     WrappedTeacher,
     check_name_and_revision,
-    check_quantile_levels,
+    check_request,
     describe,
 )
 
@@ -83,7 +83,7 @@ class SktimeTeacher(WrappedTeacher):
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
         """Forecast what follows each context; see ``Teacher``. 0.5 alone is the point forecast."""
-        check_quantile_levels(self.info, quantile_levels)
+        check_request(self.info, horizon, quantile_levels)
         n, length, components = contexts.shape
         windows = contexts.astype(np.float64)
         if not self._is_multivariate:

@@ -14,7 +14,7 @@ from distilts_forecaster.teachers.base import (
     TeacherInfo,
     WrappedTeacher,
     check_name_and_revision,
-    check_quantile_levels,
+    check_request,
     describe,
 )
 
@@ -85,7 +85,7 @@ class StatsForecastTeacher(WrappedTeacher):
 
         0.5 is the model's point forecast, other levels come from its intervals.
         """
-        check_quantile_levels(self.info, quantile_levels)
+        check_request(self.info, horizon, quantile_levels)
         n, _, components = contexts.shape
         method = self.model.forward if self._is_fitted else self.model.forecast
         widths = {q: round(100 * abs(2 * q - 1), 6) for q in quantile_levels if q != 0.5}

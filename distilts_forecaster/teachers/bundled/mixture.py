@@ -24,7 +24,7 @@ import numpy as np
 from distilts_forecaster.teachers.base import (
     TeacherForecast,
     TeacherInfo,
-    check_quantile_levels,
+    check_request,
     interpolate_quantiles,
 )
 from distilts_forecaster.teachers.bundled import experts
@@ -274,9 +274,7 @@ class MixtureTeacher:
         self, contexts: np.ndarray, horizon: int, quantile_levels: Sequence[float]
     ) -> TeacherForecast:
         """Forecast what follows each context, at levels between 0.1 and 0.9; see ``Teacher``."""
-        check_quantile_levels(self.info, quantile_levels)
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {horizon}.")
+        check_request(self.info, horizon, quantile_levels)
         n, _, components = contexts.shape
         if n * components == 0:
             return TeacherForecast(
