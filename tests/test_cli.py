@@ -248,3 +248,46 @@ def test_what_is_there_is_not_overwritten_and_nothing_is_fitted(tmp_path, table,
     code, _, err = run(capsys, "fit", table, "--out", tmp_path)
     assert code == 2
     assert "holds no student" in err
+
+
+def test_the_label_cache_is_shown_bounded_and_emptied(tmp_path, capsys):
+    from distilts_forecaster.teachers.stores import DiskStore
+
+    folder = tmp_path / "cache"
+    code, printed, _ = run(capsys, "cache", "info", "--dir", folder, "--json")
+    assert (code, json.loads(printed)["entries"]) == (0, 0)
+    assert not folder.exists()
+    store = DiskStore(folder)
+    store.put({i.to_bytes(16, "big"): bytes(1000) for i in range(50)})
+    code, printed, _ = run(capsys, "cache", "info", "--dir", folder)
+    assert code == 0
+    assert "50 entries" in printed
+    code, printed, _ = run(capsys, "cache", "limit", "1MB", "--dir", folder, "--json")
+    assert json.loads(printed)["limit"] == 1_000_000
+    assert DiskStore(folder).max_bytes == 1_000_000
+    code, printed, _ = run(capsys, "cache", "clear", "--dir", folder, "--json")
+    assert json.loads(printed)["entries"] == 0
+    assert store.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("limit",), "give a size with limit"),
+        (("info", "5MB"), "give a size with limit"),
+        (("limit", "much"), "number of bytes"),
+    ],
+)
+def test_cache_says_what_is_wrong(tmp_path, capsys, arguments, message):
+    code, _, err = run(capsys, "cache", *arguments, "--dir", tmp_path)
+    assert code == 2
+    assert message in err
+
+
+def test_cache_leaves_a_foreign_file_alone(tmp_path, capsys):
+    (tmp_path / "labels.sqlite").write_text("mine")
+    for action in (("info",), ("clear",), ("limit", "1MB")):
+        code, _, err = run(capsys, "cache", *action, "--dir", tmp_path)
+        assert code == 2
+        assert "is no label cache" in err
+    assert (tmp_path / "labels.sqlite").read_text() == "mine"

@@ -1,6 +1,10 @@
 import multiprocessing
+import os
+import re
 import sqlite3
+import warnings
 import zlib
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -166,29 +170,184 @@ def test_an_entry_of_another_size_is_labelled_again(tmp_path, teacher):
     assert zlib.crc32(foreign)  # the entry itself was whole
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no database" * 100])
-def test_a_file_that_is_no_database_is_replaced(tmp_path, teacher, content):
-    (tmp_path / "labels.sqlite").write_bytes(content)
-    if content:
-        with pytest.warns(UserWarning, match="damaged"):
-            store = DiskStore(tmp_path)
-    else:
-        store = DiskStore(tmp_path)
-    Labeller(teacher, store, H).label(windows(3))
+def test_an_empty_file_becomes_a_cache(tmp_path, teacher):
+    (tmp_path / "labels.sqlite").write_bytes(b"")
+    Labeller(teacher, DiskStore(tmp_path), H).label(windows(3))
     assert teacher.n_asked == 3
 
 
-def test_a_database_damaged_under_way_is_replaced(tmp_path, teacher):
+def database(path, *statements):
+    """Write a database that is not the package's."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+FOREIGN = {
+    "text": lambda path: path.write_bytes(b"my labels, by hand" * 100),
+    "short": lambda path: path.write_bytes(b"x"),
+    "another table": lambda path: database(path, "CREATE TABLE labels (something INTEGER)"),
+    "another application": lambda path: database(
+        path, "PRAGMA application_id=77", "CREATE TABLE pictures (name TEXT)"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_file_that_is_no_label_cache_is_refused_by_name_and_kept(tmp_path, kind):
+    path = tmp_path / "labels.sqlite"
+    FOREIGN[kind](path)
+    before = path.read_bytes()
+    for open_it in (DiskStore, lambda folder: open_store(folder, lasting=True)):
+        with pytest.raises(ValueError, match=re.escape(f"{path} is no label cache")):
+            open_it(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_cache_of_another_layout_is_left_alone(tmp_path, teacher):
     store = DiskStore(tmp_path)
-    Labeller(teacher, store, H).label(windows(300))
+    Labeller(teacher, store, H).label(windows(3))
     store.close()
-    raw = bytearray(store.path.read_bytes())
-    raw[4096:] = bytes(len(raw) - 4096)  # the first page, with the schema, survives
-    store.path.write_bytes(raw)
-    damaged = DiskStore(tmp_path)
-    with pytest.warns(UserWarning, match="damaged"):
-        labels = Labeller(teacher, damaged, H).label(windows(300))
-    np.testing.assert_array_equal(labels, teacher.forecast(windows(300), H, (0.5,)).quantiles)
+    rewrite(store.path, "PRAGMA user_version=2")
+    before = store.path.read_bytes()
+    other = DiskStore(tmp_path)
+    assert other.path != store.path
+    assert other.count() == 0
+    Labeller(teacher, other, H).label(windows(3))
+    other.close()
+    assert store.path.read_bytes() == before
+
+
+def test_a_cache_of_an_earlier_version_is_read(tmp_path, teacher):
+    store = DiskStore(tmp_path)
+    Labeller(teacher, store, H).label(windows(3))
+    store.close()
+    rewrite(store.path, "PRAGMA application_id=0")
+    rewrite(store.path, "DROP TABLE settings")
+    again = Labeller(teacher, DiskStore(tmp_path), H)
+    again.label(windows(3))
+    assert again.n_from_cache == 3
+
+
+def use_damaged(folder, teacher, raw, under_way):
+    """Damage a cache before or after it is opened, label and empty it; return the labels."""
+    path = folder / "labels.sqlite"
+    if not under_way:
+        path.write_bytes(raw)
+    store = DiskStore(folder)
+    if under_way:
+        path.write_bytes(raw)
+    labels = Labeller(teacher, store, H).label(windows(600))
+    again = Labeller(teacher, store, H)
+    again.label(windows(600))
+    assert again.n_labelled == 0
+    store.clear()
+    store.close()
+    return labels
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+@pytest.mark.parametrize("pages", ["one", "most"])
+def test_what_can_be_read_of_a_damaged_cache_is_kept(tmp_path, teacher, pages, under_way):
+    store = DiskStore(tmp_path)
+    store.set_limit(10**8)
+    Labeller(teacher, store, H).label(windows(600))
+    store.close()
+    raw = np.frombuffer(store.path.read_bytes(), np.uint8).reshape(-1, 4096).copy()
+    raw[len(raw) // 2 if pages == "one" else slice(3, None)] = 255
+    asked = teacher.n_asked
+    with pytest.warns(UserWarning, match="entries could be read"):
+        labels = use_damaged(tmp_path, teacher, raw.tobytes(), under_way)
+    made = teacher.n_asked - asked
+    assert made < 100 if pages == "one" else 500 < made <= 600
+    np.testing.assert_array_equal(labels, teacher.forecast(windows(600), H, (0.5,)).quantiles)
+    if pages == "one":
+        assert DiskStore(tmp_path).max_bytes == 10**8
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path, teacher):
+    """As an unprivileged user sees one of somebody else's; as on a read-only mount."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    folder = tmp_path / "cache"
+    store = DiskStore(folder)
+    Labeller(teacher, store, H).label(windows(20))
+    store.close()
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in folder.parents:
+        if path.stat().st_uid == 0 and path != path.parent:
+            path.chmod(path.stat().st_mode | 0o055)
+    teacher.log.chmod(0o666)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=label_as_nobody, args=(folder, teacher, queue))
+    process.start()
+    told = queue.get(timeout=60)
+    process.join()
+    assert told == (20, 5, 5, True)
+
+
+def label_as_nobody(folder, teacher, queue):
+    """Tell how many labels were found and made, how many the second time, and of a warning."""
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            store = open_store(folder, lasting=True)
+        contexts = np.concatenate([windows(20), windows(5, seed=1)])
+        first, second = Labeller(teacher, store, H), Labeller(teacher, store, H)
+        first.label(contexts)
+        second.label(contexts)
+        warned = any("cannot be written" in str(one.message) for one in caught)
+        queue.put((first.n_from_cache, first.n_labelled, second.n_from_cache - 20, warned))
+    except BaseException as error:
+        queue.put(repr(error))
+
+
+def test_the_journal_is_bounded_while_others_read(tmp_path):
+    store = DiskStore(tmp_path)
+    store.put(entries(0, 10))
+    journal = store.path.with_name(f"{store.path.name}-wal")
+    for start in range(0, 60_000, 10_000):
+        reader = sqlite3.connect(store.path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM labels").fetchone()
+        store.put(entries(start, start + 5_000))
+        reader.execute("COMMIT")
+        reader.close()
+        store.put(entries(start + 5_000, start + 10_000))
+        assert journal.stat().st_size < 24e6
+
+
+def test_the_bound_is_the_arguments_or_the_environments_or_the_folders(tmp_path, monkeypatch):
+    assert DiskStore(tmp_path).max_bytes == 2 * 2**30
+    DiskStore(tmp_path).set_limit(5_000_000)
+    assert DiskStore(tmp_path).max_bytes == 5_000_000
+    monkeypatch.setenv("DISTILTS_CACHE_BYTES", "1.5 MiB")
+    assert DiskStore(tmp_path).max_bytes == 1.5 * 2**20
+    assert DiskStore(tmp_path, max_bytes=7).max_bytes == 7
+    monkeypatch.setenv("DISTILTS_CACHE_BYTES", "a lot")
+    with pytest.raises(ValueError, match="number of bytes"):
+        DiskStore(tmp_path)
+
+
+def test_a_lower_bound_drops_labels_at_once(tmp_path):
+    store = DiskStore(tmp_path)
+    store.put(entries(0, 2000))
+    store.set_limit(500_000)
+    assert 100 < store.count() < 600
+    assert store.path.stat().st_size < 700_000
+
+
+def test_labels_that_are_not_finite_are_made_again(tmp_path, teacher):
+    store = DiskStore(tmp_path)
+    labeller = Labeller(teacher, store, H)
+    bad = np.full((H, 1, 1), np.nan, np.float32).tobytes()
+    store.put(dict.fromkeys(labeller.keys(windows(3)), bad))
+    assert np.isfinite(labeller.label(windows(3))).all()
+    assert labeller.n_labelled == 3
 
 
 def entries(first, last, size=1000):
@@ -321,13 +480,6 @@ def test_reading_does_not_wait_for_a_writer(tmp_path, teacher):
     writer.execute("ROLLBACK")
     writer.close()
     assert again.n_from_cache == 5
-
-
-def test_a_database_of_another_layout_is_emptied(tmp_path, teacher):
-    with sqlite3.connect(tmp_path / "labels.sqlite") as connection:
-        connection.execute("CREATE TABLE labels (something INTEGER)")
-    connection.close()
-    assert len(Labeller(teacher, DiskStore(tmp_path), H).label(windows(3))) == 3
 
 
 def test_threads_with_different_teachers_do_not_wait_for_each_other():

@@ -93,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = _add_command(commands, "bench", "time a student")
     bench.add_argument("student", help="directory, or name on the hub")
     bench.add_argument("--batch", nargs="+", type=_positive, default=[1, 1024], help="windows")
+    cache = _add_command(commands, "cache", "show, empty or bound the teachers' kept labels")
+    cache.add_argument("action", choices=["info", "clear", "limit"])
+    cache.add_argument("size", nargs="?", help="of limit: bytes, or with a unit, such as 500MB")
+    cache.add_argument("--dir", type=Path, help="cache_dir of the fits (default: the user's own)")
     _add_demo(commands)
     _add_ablate(commands)
     return parser
@@ -262,6 +266,15 @@ def _bench(args: argparse.Namespace) -> int:
     return _print(*bench(args), args.json)
 
 
+def _cache(args: argparse.Namespace) -> int:
+    """Run ``distilts cache``."""
+    from distilts_forecaster.cli.cache import manage
+
+    if (args.size is None) == (args.action == "limit"):
+        raise ValueError("give a size with limit alone. Example: distilts cache limit 500MB")
+    return _print(*manage(args), args.json)
+
+
 def _demo(args: argparse.Namespace) -> int:
     """Run ``distilts demo``."""
     teacher, output, quiet = args.teacher, args.output, args.quiet
@@ -340,6 +353,7 @@ def _ablate(args: argparse.Namespace) -> int:
 _RUN = {
     "ablate": _ablate,
     "bench": _bench,
+    "cache": _cache,
     "demo": _demo,
     "export": _export,
     "fit": _fit,
