@@ -86,7 +86,7 @@ def test_several_series_are_forecast_as_one_by_one(teacher):
     together = model.predict(2 * T, series=many)
     for one, forecast in zip(many, together, strict=True):
         np.testing.assert_allclose(
-            model.predict(2 * T, series=one).values(), forecast.values(), rtol=1e-6
+            model.predict(2 * T, series=one).values(), forecast.values(), rtol=1e-5
         )
     assert model.predict(T, series=[]) == []
     with pytest.raises(ValueError, match="say which series"):
@@ -512,6 +512,35 @@ def test_bad_validation_series_are_refused_before_the_teacher_is_asked(teacher):
     assert teacher.n_asked == 0
 
 
+def forecasts_around(gap, model, how):
+    """Return forecasts before, in and after a gap from 100 to 150, and whether each is NaN."""
+    if how == "predict":
+        return [model.predict(T, series=gap[:150]).all_values()], [True]
+    if how == "list":
+        made = model.predict(T, series=[gap[:100], gap[:150]])
+        return [one.all_values() for one in made], [False, True]
+    more = {"quantiles": {"predict_likelihood_parameters": True}, "samples": {"num_samples": 5}}
+    made = model.historical_forecasts(
+        gap, start=L, forecast_horizon=T, retrain=False, last_points_only=how == "points",
+        **more.get(how, {}),
+    )  # fmt: skip
+    values = list(made.all_values()) if how == "points" else [one.all_values() for one in made]
+    # Contexts that end at 124 to 150 hold nothing but the gap.
+    return values, [124 <= L + i <= 150 for i in range(len(values))]
+
+
+@pytest.mark.parametrize("how", ["predict", "list", "backtest", "points", "quantiles", "samples"])
+def test_forecasts_after_nothing_known_are_nan_and_the_others_are_kept(teacher, how):
+    quantiles = [0.1, 0.5, 0.9] if how in ("quantiles", "samples") else None
+    model = make(teacher, quantiles=quantiles).fit(series())
+    gap = with_value(np.nan, slice(100, 150))
+    with pytest.warns(UserWarning, match="no value of a component") as caught:
+        values, expected = forecasts_around(gap, model, how)
+    assert [bool(np.isnan(one).all()) for one in values] == expected
+    assert [bool(np.isnan(one).any()) for one in values] == expected
+    assert len(caught) == 1
+
+
 def test_bad_requests_are_refused(teacher):
     data = series()
     with pytest.raises(ValueError, match="must be fit"):
@@ -530,11 +559,6 @@ def test_bad_requests_are_refused(teacher):
         model.predict(T, past_covariates=data)
     with pytest.raises(ValueError, match="likelihood"):
         model.predict(T, predict_likelihood_parameters=True)
-    gap = with_value(np.nan, slice(170, 200))
-    with pytest.raises(ValueError, match=r"no value of \['0'\] in its last 24 steps"):
-        model.predict(T, series=gap)
-    with pytest.raises(ValueError, match="no value in a context"):
-        model.historical_forecasts(gap, retrain=False)
     infinite = with_value(np.inf, slice(195, 197))
     with pytest.raises(ValueError, match="2 infinite values in its last 24 steps"):
         model.predict(T, series=infinite)

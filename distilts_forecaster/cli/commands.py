@@ -20,7 +20,7 @@ import numpy as np
 
 from distilts_forecaster.runtime import Forecaster, LinearForecaster, load_student
 from distilts_forecaster.runtime.artifact import WEIGHTS_FILE, check_free
-from distilts_forecaster.runtime.checks import extra_for
+from distilts_forecaster.runtime.checks import count_unknown, extra_for, warn_of_unknown
 from distilts_forecaster.runtime.gaps import carry_forward
 from distilts_forecaster.runtime.info import StudentInfo, ValidationErrors
 from distilts_forecaster.runtime.info import as_json as as_json_value
@@ -149,6 +149,7 @@ def predict(args: argparse.Namespace) -> Any:
     for context, values in zip(contexts, table.values, strict=True):
         context[-min(length, len(values)) :] = values[-length:]
     made = student.predict(contexts, horizon)[..., None]
+    warn_of_unknown(count_unknown(made), len(made), length)
     names: list[str] = list(table.components)
     if args.quantiles:
         levels = sorted(set(args.quantiles))

@@ -35,7 +35,7 @@ from distilts_forecaster.facades.darts_covariates import (
 )
 from distilts_forecaster.facades.darts_saving import SAVED, PortableModel
 from distilts_forecaster.facades.darts_series import like, times_after
-from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.runtime.checks import check_integer, count_unknown, warn_of_unknown
 from distilts_forecaster.settings import (
     FEWEST_POINTS,
     check_cache_dir,
@@ -133,8 +133,8 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         Covariates that Darts makes of the time index; see
         :class:`darts.dataprocessing.encoders.SequentialEncoder`.
     random_state : int, optional
-        Seed of students trained by gradient. The linear student is solved exactly and
-        needs none.
+        Seed of students trained by gradient (the linear student is solved exactly and needs
+        none) and of sample paths: other ones at each call, the same in each new model.
     verbose : bool, optional
         Progress while the teacher forecasts and a student is trained: always, never, or (by
         default) on a terminal.
@@ -369,7 +369,8 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         series : TimeSeries or sequence of TimeSeries, optional
             What to forecast; by default the series the model was fitted on. Gaps are filled, and
             so is the start of a series shorter than the context (see
-            :func:`~distilts_forecaster.runtime.gaps.fill_gaps`).
+            :func:`~distilts_forecaster.runtime.gaps.fill_gaps`). A component without any value in
+            it has forecasts of NaN, with a warning.
         past_covariates, future_covariates : TimeSeries or sequence of TimeSeries, optional
             Needed if the model was fitted with some; by default those. Past covariates must reach
             ``max(0, n - output_chunk_length)`` steps beyond the end of the series, future ones
@@ -382,7 +383,8 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             Return the quantiles as components, named as by Darts (``x_q0.100``), for ``n`` up to
             ``output_chunk_length``; beyond it they are taken from sample paths.
         random_state : int, optional
-            Seed of the sample paths.
+            Seed of the sample paths. By default they are the next ones of the model's own
+            ``random_state``, which this call leaves alone if it is given one.
 
         Returns
         -------
@@ -393,7 +395,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         ------
         ValueError
             If the model is not fitted, ``n`` is below 1, or a series has other components
-            than the model was fitted on, or has infinite or no values in its last
+            than the model was fitted on, or has infinite values in its last
             ``input_chunk_length`` steps; or samples or quantiles are asked of a model without
             ``quantiles``.
         """
@@ -444,8 +446,10 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             inputs, n, student, past_covariates, future_covariates, self._static_names
         )
         forecasts = self._call_student(
-            contexts, n, num_samples, predict_likelihood_parameters, random_state, **covariates
-        )
+            contexts, n, num_samples, predict_likelihood_parameters,
+            self._sample_stream(random_state), **covariates,
+        )  # fmt: skip
+        warn_of_unknown(count_unknown(forecasts), len(inputs), student.input_chunk_length)
         built = [
             like(
                 s,
@@ -522,7 +526,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
         n: int,
         num_samples: int,
         parameters: bool,
-        random_state: int | None,
+        stream: np.random.Generator,
         **covariates: np.ndarray,
     ) -> np.ndarray:
         """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
@@ -532,7 +536,7 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             made = student.predict_quantiles(contexts, n, levels, **covariates)
             return made.reshape(*made.shape[:2], -1, 1)
         if num_samples > 1:
-            return student.sample(contexts, n, num_samples, random_state, **covariates)
+            return student.sample(contexts, n, num_samples, stream, **covariates)
         return student.predict(contexts, n, **covariates)[..., None]
 
     def _optimized_historical_forecasts(
@@ -573,9 +577,11 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             show_warnings=False,
         )
 
+        stream = self._sample_stream(random_state)
+
         def forecast(contexts: np.ndarray) -> np.ndarray:
             return self._call_student(
-                contexts, forecast_horizon, num_samples, predict_likelihood_parameters, random_state
+                contexts, forecast_horizon, num_samples, predict_likelihood_parameters, stream
             )
 
         names = self._parameter_names if predict_likelihood_parameters else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from darts.utils.historical_forecasts.utils import _get_historical_forecast_boun
 from darts.utils.utils import generate_index
 
 from distilts_forecaster.facades.darts_series import like, moved
+from distilts_forecaster.runtime.checks import count_unknown, warn_of_unknown
 from distilts_forecaster.runtime.gaps import check_not_infinite
 from distilts_forecaster.windows.cutting import history_windows, iterate_chunks
 
@@ -56,12 +58,20 @@ def backtest(
     (N, horizon, C, S); ``values`` (n_points, C) are the series' own; ``names`` returns the
     component names of a series' forecasts, by default its own; ``boundaries`` are ``start``,
     ``start_format``, ``overlap_end`` and ``show_warnings`` of ``historical_forecasts``. ValueError
-    if a series has infinite values, a context has none, or no forecast can be made.
+    if a series has infinite values, or no forecast can be made. A component without any value in a
+    context has forecasts of NaN there, with one warning.
     """
     # Series of a panel mostly share their times. Finding out where to start, and cutting the
     # times of each forecast, takes several times as long as the forecasts.
     places: dict[Any, _Places] = {}
     made = []
+    unknown = Counter[str]()
+
+    def counted(contexts: np.ndarray) -> np.ndarray:
+        forecasts = forecast(contexts)
+        unknown.update(contexts=len(contexts), unknown=count_unknown(forecasts))
+        return forecasts
+
     for index, (one, array) in enumerate(zip(series, values, strict=True)):
         start = one.start_time()
         key = (start, getattr(start, "unit", None), len(one), one.freq, one.time_dim)
@@ -72,7 +82,7 @@ def backtest(
             )
         where = places[key]
         called = None if names is None else names(one)
-        forecasts = _forecasts(forecast, array, index, where.origins, input_chunk_length, one.dtype)
+        forecasts = _forecasts(counted, array, index, where.origins, input_chunk_length, one.dtype)
         if last_points_only:
             block = np.concatenate([part[:, -1] for part in forecasts])
             if stride == 1 and called is None:
@@ -88,6 +98,7 @@ def backtest(
                 for times, block in zip(where.times, several, strict=True)
             ]
         made.append(built)
+    warn_of_unknown(unknown["unknown"], unknown["contexts"], input_chunk_length)
     return made
 
 
@@ -157,14 +168,5 @@ def _forecasts(
     """Yield forecasts (n, steps, C, S) from some origins at a time."""
     values = np.asfortranarray(values)
     check_not_infinite(values, f"series[{index}] has")
-    known = np.isfinite(values)
-    if not known.all():
-        counts = np.concatenate([np.zeros((1, values.shape[1]), int), np.cumsum(known, axis=0)])
-        starts = np.maximum(origins - input_chunk_length, 0)
-        if (counts[origins] == counts[starts]).any():
-            raise ValueError(
-                f"series[{index}] has no value in a context to forecast from "
-                f"({input_chunk_length} steps). Start later, or fill it."
-            )
     for part in iterate_chunks(origins, values.shape[1], _ROWS_PER_CHUNK):
         yield forecast(history_windows(values, part, input_chunk_length)).astype(dtype)

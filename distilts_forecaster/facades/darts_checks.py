@@ -87,7 +87,7 @@ def check_context(
     """Return the last steps of a series to forecast: (input_chunk_length, C), NaN where missing.
 
     ``index`` is its place in the call, for messages. TypeError if it is not a TimeSeries;
-    ValueError if it has other components, or infinite values or none in those steps.
+    ValueError if it has other components, or infinite values in those steps.
     """
     if not isinstance(series, TimeSeries):
         raise TypeError(f"series[{index}] must be a darts TimeSeries, got {type(series).__name__}.")
@@ -97,12 +97,6 @@ def check_context(
     if not np.isfinite(context.sum()) and not np.isfinite(context).all():
         where = f" in its last {input_chunk_length} steps"
         check_not_infinite(context, f"series[{index}] has", where)
-        empty = np.isnan(context).all(axis=0)
-        if empty.any():
-            raise ValueError(
-                f"series[{index}] has no value of {list(series.columns[empty])} in its last "
-                f"{input_chunk_length} steps: there is nothing to forecast from."
-            )
     if len(context) < input_chunk_length:
         short = input_chunk_length - len(context)
         context = np.pad(context, ((short, 0), (0, 0)), constant_values=np.nan)

@@ -7,10 +7,12 @@ import inspect
 from functools import wraps
 from typing import Any, Self
 
+import numpy as np
 from darts import TimeSeries
 from darts.models.forecasting.forecasting_model import GlobalForecastingModel
 from darts.utils.likelihood_models.base import Likelihood, LikelihoodType, quantile_names
 
+from distilts_forecaster.runtime.checks import check_integer
 from distilts_forecaster.settings import FEWEST_POINTS, LONGEST_CONTEXT, Settings, fewest_points
 
 __all__ = ["DartsContract", "copy_parameters"]
@@ -31,6 +33,7 @@ class DartsContract:
     _lengths: tuple[int, int] | None
     _history_needed: int | None
     _refitting: bool = False
+    _n_draws: int = 0
     model_params: Any
     uses_past_covariates: bool
     uses_future_covariates: bool
@@ -174,6 +177,8 @@ class DartsContract:
         """Backtest as Darts does; where it fits again, open lengths are fitted to each history."""
         method = super().historical_forecasts  # type: ignore[misc]
         given = inspect.signature(method).bind_partial(*args, **kwargs)
+        for name in ("forecast_horizon", "stride"):
+            check_integer(name, given.arguments.get(name, 1))
         self._refitting = bool(given.arguments.get("retrain", True))
         try:
             return method(*args, **kwargs)
@@ -186,6 +191,14 @@ class DartsContract:
             self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
         )
         return (retrain is False or retrain == 0) and not uses_covariates
+
+    def _sample_stream(self, random_state: int | None) -> np.random.Generator:
+        """Return random numbers: of a seed, or by default the next ones of the model's own."""
+        seed = self.model_params["random_state"]
+        if random_state is not None or seed is None:
+            return np.random.default_rng(random_state)
+        self._n_draws += 1
+        return np.random.default_rng([seed, self._n_draws])
 
     def _parameter_names(self, series: TimeSeries) -> list[str]:
         """Return the names of the quantiles of each component."""

@@ -30,7 +30,7 @@ from distilts_forecaster.facades.student_io import (
     recall_summary,
 )
 from distilts_forecaster.runtime.base import Forecaster
-from distilts_forecaster.runtime.checks import check_integer
+from distilts_forecaster.runtime.checks import check_integer, count_unknown, warn_of_unknown
 from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.settings import (
@@ -470,6 +470,7 @@ class DistilledForecaster(Shippable, BaseForecaster):
                 origins = len(one.times) - 1 + some[some <= 0]
                 fitted = self._forecast_inside(one, origins, future[i], levels)
                 values[places[i]][some <= 0] = fitted
+        warn_of_unknown(count_unknown(values), len(values), self.student_.input_chunk_length)
         times = [pd.Index(fh.to_absolute_index(one.cutoff)) for one in self._instances]
         index = times[0]
         if self._instances[0].key:
