@@ -207,6 +207,9 @@ def _sum_span(
             labels = np.full_like(targets, np.nan)
             labels[np.repeat(labelled, n_components)] = to_rows(made[..., labeller.median])
             labels = windows.normalise_targets(labels)
+            kept = np.zeros(len(origins), bool)
+            kept[labelled] = np.isfinite(made).all(axis=(1, 2, 3))
+            labelled, trial_labelled = labelled & kept, trial_labelled & kept
             error = ((labels - targets) * windows.scale).astype(np.float64)
             both = np.repeat(target & labelled, n_components)
             totals.squared_error += np.nansum(error[both] ** 2, axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distilts_forecaster.distill.plan import Plan, resolve_teacher_context
+from distilts_forecaster.runtime.checks import warn_user
 from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.runtime.gaps import fill_gaps
 from distilts_forecaster.settings import Settings
@@ -19,6 +20,7 @@ from distilts_forecaster.windows.cutting import iterate_chunks, window_covariate
 from distilts_forecaster.windows.source import WindowSource
 
 __all__ = [
+    "believable",
     "progress_bar",
     "teacher_contexts",
     "teacher_covariates",
@@ -28,6 +30,9 @@ __all__ = [
 
 #: Positions in the student's lookback at which the teacher's hidden states are aligned.
 N_POSITIONS = 8
+
+#: A forecast further from its context's mean than this many times its range is none.
+_ABSURD = 100.0
 
 #: Windows to measure the mean and std of hidden states on.
 _WINDOWS_FOR_SCALE = 4096
@@ -92,13 +97,41 @@ def teacher_labels(
 ) -> np.ndarray:
     """Return the teacher's forecasts (n, T, C, Q), made now or before, at the labeller's levels.
 
-    They are on the scale that students are fitted on.
+    They are on the scale that students are fitted on; see :func:`believable` for NaN.
     """
     info = labeller.teacher.info
     contexts = teacher_contexts(source, origins, settings, info)
     known = teacher_covariates(source, origins, settings, info)
     labels = labeller.label(contexts, known, progress)[:, settings.output_chunk_shift :]
-    return source.to_standardised(labels)
+    return believable(labels, contexts, source, labeller)
+
+
+def believable(
+    labels: np.ndarray, contexts: np.ndarray, source: WindowSource, labeller: Labeller
+) -> np.ndarray:
+    """Return labels (n, T, C, Q), standardised; NaN for windows where one is absurd.
+
+    Absurd is further from the mean of what the teacher saw than a hundred times its range and the
+    standard deviation of the series: one such label would outweigh all others. Warns of the first.
+    """
+    made = (labels.astype(np.float64) - source.location[:, None]) / source.std[:, None]
+    seen = (contexts - source.location) / source.std
+    centre = np.nanmean(seen, axis=1)[:, None, :, None]
+    reach = np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1) + 1.0
+    distance = np.abs(made - centre) / reach[:, None, :, None]
+    absurd = (distance > _ABSURD).any(axis=(1, 2, 3))
+    if absurd.any():
+        made[absurd] = np.nan
+        if not labeller.n_absurd:
+            worst = np.unravel_index(int(distance.argmax()), distance.shape)
+            window = contexts[worst[0], :, worst[2]]
+            warn_user(
+                f"Teacher {labeller.teacher.info.name!r} forecasts {labels[worst]:g} after values "
+                f"from {np.nanmin(window):g} to {np.nanmax(window):g}. Windows with such forecasts "
+                "are left out of what the student learns."
+            )
+        labeller.n_absurd += int(absurd.sum())
+    return made.astype(np.float32)
 
 
 def with_hidden_states(

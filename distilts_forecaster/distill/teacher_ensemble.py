@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from distilts_forecaster.distill.label import teacher_contexts, teacher_covariates
+from distilts_forecaster.distill.label import believable, teacher_contexts, teacher_covariates
 from distilts_forecaster.distill.plan import Plan
 from distilts_forecaster.runtime.covariates import Covariates
 from distilts_forecaster.settings import Settings
@@ -125,12 +125,17 @@ class EnsembleLabeller(Labeller):
                 window = slice(shift, shift + steps)
                 errors = np.stack(
                     [
-                        source.to_standardised(made[:, window, :, self.median, None])[..., 0]
+                        believable(made[:, window, :, self.median, None], contexts, source, member)[
+                            ..., 0
+                        ]
                         - targets
-                        for made in self._answers(contexts, known, progress)
+                        for made, member in zip(
+                            self._answers(contexts, known, progress), self.members, strict=True
+                        )
                     ]
                 )
-                errors = np.nan_to_num(errors)  # where the target is missing
+                # Where the target is missing, or a member's forecast is left out, none counts.
+                errors[:, np.isnan(errors).any(axis=0)] = 0.0
                 products += np.einsum("kntc,jntc->tkj", errors, errors)
                 count += len(origins)
         if count:

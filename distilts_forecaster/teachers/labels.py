@@ -40,7 +40,8 @@ class Labeller:
     """Ask a teacher for labels of ``horizon`` steps from the end of the context, through a store.
 
     ``identity`` tells its labels from those of other teachers. ``n_labelled`` windows were forecast
-    by the teacher, in ``seconds``; ``n_from_cache`` were found in the store.
+    by the teacher, in ``seconds``; ``n_from_cache`` were found in the store; ``n_absurd`` had a
+    forecast that is left out.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Labeller:
         self.quantile_levels = quantile_levels
         self.n_labelled = 0
         self.n_from_cache = 0
+        self.n_absurd = 0
         self.seconds = 0.0
         self.identity = cache_identity(teacher)
 
@@ -103,7 +105,7 @@ class Labeller:
             return [label.tobytes() for label in labels]
 
         def is_whole(value: bytes) -> bool:
-            return len(value) == n_bytes
+            return len(value) == n_bytes and bool(np.isfinite(np.frombuffer(value, "<f4")).all())
 
         keys = self.keys(contexts, covariates)
         found, known = self._fetch(contexts, keys, answer, is_whole, progress)
@@ -143,7 +145,9 @@ class Labeller:
             return [header + state.tobytes() for state in states]
 
         def is_whole(value: bytes) -> bool:
-            return len(value) == 6 + 2 * int(np.prod(np.frombuffer(value[:6], "<u2"), dtype=int))
+            if len(value) != 6 + 2 * int(np.prod(np.frombuffer(value[:6], "<u2"), dtype=int)):
+                return False
+            return bool(np.isfinite(np.frombuffer(value[6:], "<f2")).all())
 
         keys = self._keys(contexts, f"hidden|{self.teacher.info.hidden}|{tuple(steps)}|{size}")
         found, _ = self._fetch(contexts, keys, answer, is_whole, progress)
