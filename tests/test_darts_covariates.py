@@ -53,6 +53,22 @@ def test_what_only_the_future_covariates_know_is_forecast(fitted):
     assert error(model, series, future_covariates=signal) < 0.5 * without
 
 
+@pytest.mark.parametrize("rate", [0.03, 0.15])
+@pytest.mark.parametrize("length", [14, 56])
+def test_events_known_ahead_count_after_a_flat_context_too(rate, length):
+    """As in a linear regression on the same lags."""
+    rng = np.random.default_rng(0)
+    events = (rng.random(900) < rate).astype(float)
+    values = 20 + 10 * events
+    series, signal = TimeSeries.from_values(values), TimeSeries.from_values(events)
+    model = DistilledForecaster(length, 7, distillation_weight=0, cache_dir=False)
+    model.fit(series[:600], future_covariates=signal)
+    flat = TimeSeries.from_values(np.full(length, 20.0))
+    ahead = TimeSeries.from_values(np.r_[np.zeros(length), 0, 0, 1, 0, 1, 0, 0])
+    made = model.predict(7, series=flat, future_covariates=ahead).values().ravel()
+    np.testing.assert_allclose(made, 20 + 10 * ahead.values().ravel()[length:], atol=0.5)
+
+
 def test_predict_uses_the_covariates_of_fit_unless_given_others(fitted):
     model, series, signal = fitted
     own = model.predict(9)

@@ -35,11 +35,14 @@ def make_effects(rng, n_past, n_future, n_static, per_component):
     knots[:1, 1:] = np.nan
     n_recent = n_past * (int(np.log2(L)) + 1)
     n_features = n_future + int(np.isfinite(knots).sum()) + n_recent + n_static
-    weights = rng.normal(size=(3 if per_component else 1, T, n_features))
+    unit = np.array([0.5, 1.0, 20.0]) if per_component else None
+    shape = (3, T, 2 * n_features) if per_component else (1, T, n_features)
+    weights = rng.normal(size=shape)
     return Effects(
         weights.astype(np.float32),
         CovariateScales(scale(n_past), scale(n_future), scale(n_static)),
         knots.astype(np.float32) if n_future else None,
+        unit,
     )
 
 

@@ -10,12 +10,12 @@ import pytest
 from conftest import frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from distilts_forecaster.runtime import (
     LinearForecaster,
     NetworkForecaster,
+    artifact,
     load_student,
     save_student,
 )
@@ -74,8 +74,9 @@ def make(kind):
     student = LinearForecaster((rng.normal(size=(n, L, T)) / L).astype(np.float32), info=INFO)
     if kind == "covariates":
         knots = np.array([[0.0, 1.0, np.nan], [np.nan] * 3])
-        weights = rng.normal(size=(1, T, 2 + 2 + 4 + 1)).astype(np.float32)
-        effects = Effects(weights, CovariateScales(scale(1), scale(2), scale(1)), knots)
+        weights = rng.normal(size=(1, T, 2 * (2 + 2 + 4 + 1))).astype(np.float32)
+        scales = CovariateScales(scale(1), scale(2), scale(1))
+        effects = Effects(weights, scales, knots, np.array([3.0]))
         student = replace(student, effects=effects)
     shift = 2 if kind == "per_component" else 0
     if kind == "recent_scale":
@@ -197,23 +198,28 @@ def test_code_is_not_saved(tmp_path):
 
 
 def edit(directory, **changes):
-    path = directory / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    config = json.loads((directory / "config.json").read_text())
+    write(directory, {**config, **changes}, load_file(directory / "model.safetensors"))
 
 
 def remove(directory, name):
-    path = directory / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads((directory / "config.json").read_text())
     del config[name]
-    path.write_text(json.dumps(config))
+    write(directory, config, load_file(directory / "model.safetensors"))
 
 
 def rewrite(directory, **changes):
-    path = directory / "model.safetensors"
-    arrays = {**load_file(path), **changes}
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-    save_file({name: a for name, a in arrays.items() if a is not None}, path, metadata)
+    arrays = {**load_file(directory / "model.safetensors"), **changes}
+    config = json.loads((directory / "config.json").read_text())
+    write(directory, config, {name: a for name, a in arrays.items() if a is not None})
+
+
+def write(directory, config, arrays):
+    """Write files whose digests fit, as someone would who wants them to be believed."""
+    config["weights_id"] = artifact._digest(arrays)
+    config["config_id"] = artifact._config_digest(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(arrays, directory / "model.safetensors", {"weights_id": config["weights_id"]})
 
 
 WEIGHTS = np.zeros((1, L, T), np.float32)
@@ -288,6 +294,65 @@ def test_a_directory_that_is_not_a_student_is_refused(tmp_path, kind):
         load_student(tmp_path / "student")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flipped_bit_goes_unnoticed(tmp_path, kind):
+    original = make(kind)
+    save_student(original, tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("model.safetensors", "config.json"):
+        content = (tmp_path / name).read_bytes()
+        end_of_told = content.find(b'"info"') if name == "config.json" else len(content)
+        for place in rng.integers(8 * end_of_told, size=150):
+            damaged = bytearray(content)
+            damaged[place // 8] ^= 1 << (place % 8)
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                loaded = load_student(tmp_path)
+            except ValueError:
+                continue
+            # White space, or a name in what the student says of itself.
+            for made, expected in zip(forecasts(loaded), forecasts(original), strict=True):
+                np.testing.assert_array_equal(made, expected)
+        (tmp_path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("changes", [{"period": 5}, {"nonnegative": False}, {"spread": None}])
+def test_a_configuration_that_was_changed_is_refused(tmp_path, changes):
+    save_student(make("linear"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match="settings were changed"):
+        load_student(tmp_path)
+
+
+def test_what_a_student_says_of_itself_may_be_changed(tmp_path):
+    save_student(make("linear"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["info"]["teacher"]["licence"] = "MIT"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_student(tmp_path).info.teacher.licence == "MIT"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_larger_than_their_student_are_not_read(tmp_path, kind, monkeypatch):
+    save_student(make(kind), tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.truncate(2**30)  # sparse: takes no disk
+    import safetensors
+
+    monkeypatch.setattr(safetensors, "safe_open", None)
+    with pytest.raises(ValueError, match="1073741824 bytes"):
+        load_student(tmp_path)
+
+
+def test_a_header_of_many_arrays_is_not_read(tmp_path):
+    save_student(make("linear"), tmp_path)
+    empty = np.empty(0, np.float32)
+    save_file({f"a{i}": empty for i in range(1000)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="not read"):
+        load_student(tmp_path)
+
+
 def test_files_of_two_students_are_refused(tmp_path):
     for name in ("a", "b"):
         student = make("linear")
@@ -344,6 +409,9 @@ def test_numbers_of_other_types_are_saved_as_they_must_be(tmp_path):
         ("covariates", {"effects.knots": np.zeros((1, 3))}),
         ("covariates", {"effects.knots": np.full((2, 3), np.inf)}),
         ("covariates", {"effects.static_scale": np.zeros(2)}),
+        ("covariates", {"effects.unit": np.zeros(1)}),
+        ("covariates", {"effects.unit": np.ones(3)}),
+        ("covariates", {"effects.unit": None}),
         ("covariates", {"effects.past_scale": None}),
     ],
 )

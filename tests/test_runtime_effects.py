@@ -11,6 +11,7 @@ from distilts_forecaster.students.covariates import (
     empty_effects,
     solve_effects,
     sum_effects,
+    with_units,
 )
 from distilts_forecaster.windows.source import Chunks, prepare_series
 
@@ -128,6 +129,27 @@ def test_effects_commute_with_shift_and_scale_of_the_target():
     plain = fitted.predict(context, future_covariates=future)
     moved = fitted.predict(5 + 3 * context, future_covariates=future)
     np.testing.assert_allclose(moved, 5 + 3 * plain, rtol=1e-5)
+
+
+def test_effects_in_a_unit_of_their_own_commute_with_the_scale_of_the_series():
+    effects = []
+    for size in (1.0, 1e4):
+        series = made(lambda c: 2 * c, n=300)
+        series = replace(prepare_series(size * series.raw), covariates=series.covariates)
+        empty, _ = with_units(empty_effects([series], T), [series])
+        sums = sum_effects(LinearForecaster(LAST), empty, windows(series), T)
+        effects.append(solve_effects(sums, empty, 1e-3))
+    np.testing.assert_allclose(effects[1].weights, effects[0].weights, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(effects[1].unit, 1e4 * effects[0].unit, rtol=1e-6)
+
+
+def test_a_panel_has_no_one_unit_unless_held_out_windows_say_so():
+    one, other = made(lambda c: c, n=200), made(lambda c: c, n=200, seed=1)
+    alone, _ = with_units(empty_effects([one], T), [one])
+    first, second = with_units(empty_effects([one, other], T), [one, other])
+    assert alone.unit is not None
+    assert first.unit is None
+    assert second.unit is not None
 
 
 def test_past_and_static_covariates_act():

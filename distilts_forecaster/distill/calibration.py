@@ -191,8 +191,8 @@ def _forecast(
     central = np.empty(shape)
     for student, stop in stages:
         if central.shape[1] < stop:
-            more = student.central_forecast(contexts, covariates)[:, central.shape[1] : stop]
-            central = np.concatenate([central, more], axis=1)
+            made = student.divided_by(source.std).central_forecast(contexts, covariates)
+            central = np.concatenate([central, made[:, central.shape[1] : stop]], axis=1)
     std = contexts[:, -(settings.history_needed or 0) :].std(axis=1)
     varies = std > 1e-6
     if unknown is not None:

@@ -169,7 +169,7 @@ def _compare(
             continue
         contexts, unknown = one.filled_contexts(origins, chunks.input_chunk_length)
         known = one.window_covariates(origins, chunks)
-        made = student.central_forecast(contexts.astype(np.float64), known)
+        made = student.divided_by(one.std).central_forecast(contexts.astype(np.float64), known)
         made = made[..., median if made.shape[-1] > 1 else 0]
         targets = one.known_targets(origins, steps, chunks.output_chunk_shift, unknown)
         targets = targets.astype(np.float64)
@@ -179,7 +179,7 @@ def _compare(
         if labeller is not None:
             labels = teacher_labels(one, origins, settings, labeller)[..., labeller.median]
             errors["teacher"] += np.nansum((labels - targets) ** 2, axis=(0, 2))
-            errors["distance"] += ((labels - made) ** 2).sum(axis=(0, 2))
+            errors["distance"] += np.nansum((labels - made) ** 2, axis=(0, 2))
     compared = summary.errors.horizon or steps
     by_step = {name: errors[name] / np.maximum(n_known, 1) for name in ("student", "teacher")}
     total = max(n_known[:compared].sum(), 1)

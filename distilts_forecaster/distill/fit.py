@@ -20,6 +20,7 @@ from distilts_forecaster.students.covariates import (
     empty_effects,
     solve_effects,
     sum_effects,
+    with_units,
 )
 from distilts_forecaster.students.sums import WindowSums
 from distilts_forecaster.teachers.base import TeacherInfo
@@ -138,14 +139,19 @@ def _add_effects(plan: Plan, fitted: Fitted) -> Fitted:
     assert isinstance(student, LinearForecaster)
     assert isinstance(trial, LinearForecaster)
     sources, steps = [one.source for one in plan.sources], plan.settings.output_chunk_length
-    effects = empty_effects(sources, steps)
+    effects, *_ = with_units(empty_effects(sources, steps), sources)
     penalty, error = _TYPICAL_PENALTY, None
     if plan.horizon:
-        on_trial = empty_effects(sources, trial.output_chunk_length)
-        sums = sum_effects(trial, on_trial, plan.of("trial_target"), plan.horizon)
-        held_out = sum_effects(trial, on_trial, plan.held_out, plan.horizon, weighted=False)
-        penalty, error = choose_penalty(sums, held_out, on_trial)
-        trial = replace(trial, effects=solve_effects(sums, on_trial, penalty))
+        empty = empty_effects(sources, trial.output_chunk_length)
+        for on_trial in with_units(empty, sources):
+            sums = sum_effects(trial, on_trial, plan.of("trial_target"), plan.horizon)
+            held_out = sum_effects(trial, on_trial, plan.held_out, plan.horizon, weighted=False)
+            chosen, its_error = choose_penalty(sums, held_out, on_trial)
+            if error is None or its_error < error:
+                penalty, error = chosen, its_error
+                effects = replace(effects, unit=on_trial.unit)
+                better = solve_effects(sums, on_trial, penalty)
+        trial = replace(trial, effects=better)
     every = sum_effects(student, effects, plan.of("target"), steps)
     student = replace(student, effects=solve_effects(every, effects, penalty))
     return replace(fitted, student=student, trial=trial if plan.horizon else student, error=error)
@@ -181,9 +187,7 @@ def gather_windows(
         owner=owner,
         origins=origins,
         has_target=of_windows("target"),
-        label_row=np.full(len(owner), -1, np.int32)
-        if labels is None
-        else labels.places(owner, origins),
+        label_row=_label_rows(labels, owner, origins),
         teacher=teacher,
         scales=CovariateScales.of([one.source.covariates for one in plan.sources]),
         n_quantiles=len(settings.central_levels),
@@ -195,6 +199,16 @@ def gather_windows(
     # Later steps of a trial window's target may be among those that are validated on.
     trial = windows.subset(of_windows("trial_target"), of_windows("trial_labelled"), plan.horizon)
     return WindowSets(_with_mean_weight_one(trial), windows, held_out)
+
+
+def _label_rows(labels: TeacherArray | None, owner: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """Return the row of each window's label, -1 for none and where it was left out as absurd."""
+    if labels is None:
+        return np.full(len(owner), -1, np.int32)
+    rows = labels.places(owner, origins)
+    left_out = np.isnan(labels.rows[:, 0].reshape(len(labels.rows), -1)).any(axis=1)
+    rows[(rows >= 0) & left_out[rows]] = -1
+    return rows
 
 
 def _with_mean_weight_one(windows: TrainingWindows) -> TrainingWindows:

@@ -216,7 +216,8 @@ def held_out_error(plan: Plan, student: Forecaster) -> float | None:
     median, total, count = plan.settings.central_levels.index(0.5), 0.0, 0
     for source, origins, contexts, targets in _held_out_windows(plan):
         covariates = source.window_covariates(origins, plan.settings.chunks)
-        made = student.central_forecast(contexts.astype(np.float64), covariates)
+        scaled = student.divided_by(source.std)
+        made = scaled.central_forecast(contexts.astype(np.float64), covariates)
         missed = made[:, : plan.horizon, :, median] - targets
         total += float(np.nansum(missed**2))
         count += int(np.isfinite(missed).sum())

@@ -1,7 +1,8 @@
 """A student as files: ``model.safetensors``, ``config.json`` and a model card.
 
-Nothing in them is code, and nothing is trusted: names, types, shapes, ranges and finiteness are
-checked before a student is built, and files outside of the directory are not opened.
+Nothing in them is code, and nothing is trusted: sizes, names, types, shapes, ranges, finiteness
+and digests are checked before a student is built, and files outside of the directory are not
+opened.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from distilts_forecaster.runtime.base import Forecaster
 from distilts_forecaster.runtime.card import write_card
 from distilts_forecaster.runtime.covariates import KINDS, CovariateScales
 from distilts_forecaster.runtime.effects import Effects, recent_spans
-from distilts_forecaster.runtime.forward import SIZES
+from distilts_forecaster.runtime.forward import SIZES, Architecture
 from distilts_forecaster.runtime.hub import download
 from distilts_forecaster.runtime.info import StudentInfo
 from distilts_forecaster.runtime.linear import LinearForecaster
@@ -106,6 +107,7 @@ def save_student(student: Forecaster, directory: str | os.PathLike) -> None:
     config, arrays = _take_apart(student)
     # Files of two savings are told apart: an interrupted one could leave some of each.
     config["weights_id"] = _digest(arrays)
+    config["config_id"] = _config_digest(config)
     weights = save(arrays, {"weights_id": config["weights_id"]})
     contents = {
         WEIGHTS_FILE: weights,
@@ -135,6 +137,12 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         digest.update(name.encode() + arrays[name].tobytes())
     return digest.hexdigest()[:16]
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """Return a digest of all that a forecast depends on in a configuration."""
+    told = {name: value for name, value in config.items() if name not in ("info", "config_id")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_free(target: Path) -> None:
@@ -179,7 +187,7 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
         if student.effects is not None:
             effects = student.effects
             named = dict(zip(_SCALES, effects.scales.by_kind(), strict=True))
-            named |= {"weights": effects.weights, "knots": effects.knots}
+            named |= {"weights": effects.weights, "knots": effects.knots, "unit": effects.unit}
             arrays |= {f"{_EFFECTS}{name}": value for name, value in named.items()}
     if student.error_quantiles is not None:
         errors = student.error_quantiles
@@ -200,8 +208,8 @@ def _take_apart(student: LinearForecaster | NetworkForecaster) -> tuple[dict, di
 
 
 def _is_scale(name: str) -> bool:
-    """Say whether an array is on the scale of covariates, which float32 may not tell apart."""
-    return name.removeprefix(_EFFECTS) in (*_SCALES, "knots")
+    """Say whether an array is on the scale of the data, which float32 may not tell apart."""
+    return name.removeprefix(_EFFECTS) in (*_SCALES, "knots", "unit")
 
 
 def load_student(
@@ -354,6 +362,9 @@ def _check_config(config: dict[str, Any], kind: str) -> None:
         steps: Any = spread.get("scale_steps", 0)
         if type(steps) is not int or steps < 0:
             raise ValueError(f"scale_steps must be an integer of at least 0, got {steps!r:.80}.")
+    # Students of earlier versions have no digest of their configuration.
+    if config.get("config_id", expected := _config_digest(config)) != expected:
+        raise ValueError("its settings were changed, they have another digest. Save again.")
     StudentInfo.from_json(config["info"])
     if kind == "linear":
         return
@@ -394,6 +405,7 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
     from safetensors import SafetensorError, safe_open
 
     path, where = _file(directory, WEIGHTS_FILE), directory / WEIGHTS_FILE
+    _check_size(path, where, config)
     is_linear = config["student"] == "linear"
     try:
         with safe_open(path, framework="numpy") as file:
@@ -402,7 +414,7 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
                 stem = name.removeprefix(_EFFECTS)
                 known = name in (("weights", "offsets") if is_linear else ("offsets", *_SCALES))
                 if is_linear:
-                    known |= stem != name and stem in ("weights", "knots", *_SCALES)
+                    known |= stem != name and stem in ("weights", "knots", "unit", *_SCALES)
                 else:
                     known |= name.startswith(_NETWORK)
                 if not known:
@@ -410,9 +422,12 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
                 dtype, right = file.get_slice(name).get_dtype(), "F64" if _is_scale(name) else "F32"
                 if dtype != right:
                     raise ValueError(f"{where} holds {name!r:.80} as {dtype}, not as {right}.")
-            if (file.metadata() or {}).get("weights_id") != config["weights_id"]:
+            identity = file.metadata() or {}
+            if identity.get("weights_id") != config["weights_id"]:
                 raise ValueError(f"{where} and {CONFIG_FILE} are of two students: save again.")
             arrays = {name: file.get_tensor(name) for name in names}
+        if _digest(arrays) != config["weights_id"]:
+            raise ValueError(f"{where} is damaged: its numbers have another digest. Save again.")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{where} is not what safetensors writes: {error}") from error
     for name, array in arrays.items():
@@ -426,6 +441,43 @@ def _read_arrays(directory: Path, config: dict[str, Any]) -> dict[str, np.ndarra
         ):
             raise ValueError(f"{where}: {name} must be means and positive standard deviations.")
     return arrays
+
+
+def _check_size(path: Path, where: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError if a file is larger than the arrays that its configuration describes."""
+    steps, length = config["output_chunk_length"], config["input_chunk_length"]
+    n_components = config["n_components"] or 1
+    n_past, n_future, n_static = config["n_covariates"]
+    n_arrays, most = 2 + len(_SCALES), 2 * (n_past + n_future + n_static)
+    if config["spread"] is not None:
+        most += steps * len(config["spread"]["levels"])
+    if config["student"] == "linear":
+        n_features = 2 * (4 * n_future + n_past * (length.bit_length() + 1) + n_static)
+        most += n_components * (steps * (length + n_features) + 1) + 3 * n_future
+        n_arrays += 3
+    else:
+        shapes = _architecture(config).array_shapes().values()
+        most += sum(math.prod(shape) for shape in shapes)
+        n_arrays += len(shapes)
+    # Each array has a line in the header.
+    size, most_bytes = path.stat().st_size, 8 * most + 512 * n_arrays + 4096
+    if size > most_bytes:
+        raise ValueError(
+            f"{where} has {size} bytes, and the student of {CONFIG_FILE} at most {most_bytes}: it "
+            "is not read."
+        )
+
+
+def _architecture(config: dict[str, Any]) -> Architecture:
+    """Return the architecture of a network that is described by a configuration."""
+    return Architecture(
+        config["student"],
+        config["sizes"],
+        config["input_chunk_length"],
+        config["output_chunk_length"],
+        len(config["quantile_levels"]),
+        tuple(config["n_covariates"]),
+    )
 
 
 def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
@@ -454,7 +506,9 @@ def _build(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         }
         effects = None
         if found:
-            effects = Effects(found["weights"], _scales(found), found.get("knots"))
+            effects = Effects(
+                found["weights"], _scales(found), found.get("knots"), found.get("unit")
+            )
         return LinearForecaster(arrays["weights"], effects=effects, **common)
     return NetworkForecaster(
         scales=_scales(arrays),
@@ -504,6 +558,9 @@ def _check(student: Any, config: dict[str, Any], directory: Path) -> None:
         knots = np.empty((0, 3)) if parts.knots is None else parts.knots
         n_features = n_future + int(np.isfinite(knots).sum()) + n_past * n_recent + n_static
         right = knots.shape == (n_future, 3) and parts.weights.ndim == 3
+        if parts.unit is not None:
+            n_features *= 2
+            right = right and parts.unit.shape in ((1,), (n_components,)) and (parts.unit > 0).all()
         right = right and parts.weights.shape[1:] == (steps, n_features)
         right = right and len(parts.weights) in (1, len(student.weights), student.n_components)
         if not right:

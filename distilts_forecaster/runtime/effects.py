@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +13,11 @@ __all__ = ["Effects", "recent_spans"]
 
 @dataclass(frozen=True)
 class Effects:
-    """A linear effect of covariates, in units of the context's standard deviation.
+    """A linear effect of covariates, in units of the target's.
+
+    These are the standard deviation of the context, or that and a number for each component. A
+    promotion known ahead must count after two weeks without a sale too, where the context's is
+    zero; but the series of a panel have no one size. Fits choose on held-out windows.
 
     Future covariates act by their *innovation*: their value at a step, less what the student's
     own matrix forecasts of them from their context. The forecastable part of a covariate is in
@@ -29,17 +33,20 @@ class Effects:
 
     Attributes
     ----------
-    weights : numpy.ndarray of float32, shape (C or 1, T, B)
-        Of the B features of each step.
+    weights : numpy.ndarray of float32, shape (C or 1, T, B or 2 B)
+        Of the B features of each step; with a ``unit``, first those in that unit.
     scales : CovariateScales
         Mean and standard deviation of the covariates that it was fitted with.
     knots : numpy.ndarray, shape (F, 3), or None
         Where slopes change, on the standardised scale; NaN for no change.
+    unit : numpy.ndarray of float64, shape (C or 1,), or None
+        A unit beside the standard deviation of the context.
     """
 
     weights: np.ndarray
     scales: CovariateScales = field(default_factory=CovariateScales)
     knots: np.ndarray | None = None
+    unit: np.ndarray | None = None
 
     def features(self, covariates: Covariates, matrix: np.ndarray) -> np.ndarray:
         """Return the features that the effect is linear in: (N, T, 1 or C, B) float32.
@@ -67,12 +74,28 @@ class Effects:
             [np.broadcast_to(part, (*shape, part.shape[3])) for part in parts], axis=3
         )
 
-    def apply(self, covariates: Covariates, matrix: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Return what the covariates add, given the contexts' deviations (N, C): (N, T, C)."""
-        features = self.features(covariates, matrix)
+    def apply(self, covariates: Covariates, matrix: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+        """Return what the covariates add to the forecasts of contexts (N, L, C): (N, T, C)."""
+        features, units = self.features(covariates, matrix), self.units(contexts)
         # One product where the components share their weights or their features.
-        effect = np.einsum("ntcb,ctb->ntc", features, self.weights, optimize=True)
-        return effect * std[:, None]
+        parts = [
+            np.einsum("ntcb,ctb->ntc", features, weights, optimize=True) * unit
+            for weights, unit in zip(self.weights_by_unit(), units, strict=True)
+        ]
+        return sum(parts[1:], start=parts[0])
+
+    def divided_by(self, std: np.ndarray) -> Effects:
+        """Return the effects on the same series divided by ``std`` (C,)."""
+        return self if self.unit is None else replace(self, unit=self.unit / std)
+
+    def units(self, contexts: np.ndarray) -> list[np.ndarray]:
+        """Return what effects are multiplied by after contexts (N, L, C): each (N or 1, 1, C)."""
+        std = contexts.std(axis=1, dtype=np.float64)[:, None]
+        return [std] if self.unit is None else [self.unit[None, None], std]
+
+    def weights_by_unit(self) -> list[np.ndarray]:
+        """Return the weights that go with each unit: (C or 1, T, B)."""
+        return np.split(self.weights, 1 if self.unit is None else 2, axis=2)
 
     def _basis(self, values: np.ndarray) -> np.ndarray:
         """Return slopes between knots: (N, steps, F) -> (N, steps, F + changes)."""

@@ -7,7 +7,7 @@ standardised series) has been folded into one matrix, so that a forecast is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -110,6 +110,17 @@ class LinearForecaster(Forecaster):
         rest = 1.0 - self.weights.sum(axis=1, keepdims=True, dtype=np.float64)
         return (self.weights + rest / self.input_chunk_length).astype(self.weights.dtype)
 
+    @property
+    def follows_scale(self) -> bool:
+        """Whether twice a context has twice the forecast."""
+        return self.effects is None or self.effects.unit is None
+
+    def divided_by(self, std: np.ndarray) -> LinearForecaster:
+        """Return the student that forecasts the same series divided by ``std`` (C,)."""
+        if self.effects is None:
+            return self
+        return replace(self, effects=self.effects.divided_by(std))
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be computed."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
@@ -133,7 +144,7 @@ class LinearForecaster(Forecaster):
         forecast = (steps + last).transpose(0, 2, 1)
         if self.effects is None:
             return forecast
-        return forecast + self.effects.apply(covariates, self.matrix, windows.std(axis=1))
+        return forecast + self.effects.apply(covariates, self.matrix, windows)
 
 
 def _subtract(rows: np.ndarray, last: np.ndarray, dtype: np.dtype) -> np.ndarray:

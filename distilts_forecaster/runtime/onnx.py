@@ -430,19 +430,24 @@ class _Graph:
             steps = self.op("MatMul", rows, self.weights(folded))  # (N, C, 1, T)
             steps = self.op("Squeeze", steps, self.array([2], np.int64))
         if student.effects is not None:
-            effect = self._effect(student.effects, folded.mean(axis=0))  # (N, T, C or 1)
-            effect = self.op("Transpose", effect, perm=[0, 2, 1])
-            steps = self.op("Add", steps, self.op("Mul", effect, std))
+            effects, units = student.effects, [std]
+            if effects.unit is not None:
+                units = [self.array(effects.unit[:, None]), std]  # (C or 1, 1)
+            features = self._effect_features(effects, folded.mean(axis=0))
+            for weights, unit in zip(effects.weights_by_unit(), units, strict=True):
+                effect = self._effect(features, weights)  # (N, T, C or 1)
+                effect = self.op("Transpose", effect, perm=[0, 2, 1])
+                steps = self.op("Add", steps, self.op("Mul", effect, unit))
         return self.op("Unsqueeze", steps, self.array([3], np.int64))
 
     def _standardised(self, name: str, scale: np.ndarray) -> str:
         """Bring covariates to mean 0 and standard deviation 1."""
         return self.op("Div", self.op("Sub", name, self.array(scale[0])), self.array(scale[1]))
 
-    def _effect(self, effects: Effects, folded: np.ndarray) -> str:
-        """Add what covariates add, see Effects: (N, T, C or 1)."""
+    def _effect_features(self, effects: Effects, folded: np.ndarray) -> list[tuple[str, str, int]]:
+        """Add features of covariates, see Effects: each with its equation, and their number."""
         length, steps = folded.shape
-        parts, start = [], 0
+        parts = []
         if effects.scales.future is not None and effects.knots is not None:
             values = self._standardised("future_covariates", effects.scales.future)
             which, at = np.nonzero(np.isfinite(effects.knots))
@@ -455,29 +460,29 @@ class _Graph:
             expected = self.op("MatMul", self.cut(columns, 2, 0, length), self.weights(folded))
             innovation = self.op("Sub", self.cut(columns, 2, length, length + steps), expected)
             n = effects.scales.future.shape[1] + len(which)
-            parts.append(("nbt,ctb->ntc", innovation, effects.weights[..., :n]))
-            start = n
+            parts.append(("nbt,ctb->ntc", innovation, n))
         if effects.scales.past is not None:
             values = self._standardised("past_covariates", effects.scales.past)
             spans = recent_spans(length)
             recent = (np.arange(length)[:, None] >= length - spans) / spans - 1 / length
             means = self.op("Einsum", values, self.array(recent), equation="nlp,lm->nmp")
             n = effects.scales.past.shape[1] * len(spans)
-            parts.append(
-                ("nb,ctb->ntc", self.reshape(means, 0, n), effects.weights[..., start : start + n])
-            )
-            start += n
+            parts.append(("nb,ctb->ntc", self.reshape(means, 0, n), n))
         if effects.scales.static is not None:
             values = self._standardised("static_covariates", effects.scales.static)
-            own = effects.weights[..., start:]
-            if len(own) == 1:
-                parts.append(("ncb,tb->ntc", values, own[0]))
-            else:
-                parts.append(("ncb,ctb->ntc", values, own))
-        made = [self.op("Einsum", v, self.array(w), equation=e) for e, v, w in parts]
-        total = made[0]
-        for more in made[1:]:
-            total = self.op("Add", total, more)
+            parts.append(("ncb,ctb->ntc", values, effects.scales.static.shape[1]))
+        return parts
+
+    def _effect(self, features: list[tuple[str, str, int]], weights: np.ndarray) -> str:
+        """Add what covariates add, in one unit: (N, T, C or 1)."""
+        total, start = "", 0
+        for equation, values, n in features:
+            own = weights[..., start : start + n]
+            start += n
+            if equation == "ncb,ctb->ntc" and len(own) == 1:  # as many components as values has
+                equation, own = "ncb,tb->ntc", own[0]
+            made = self.op("Einsum", values, self.array(own), equation=equation)
+            total = self.op("Add", total, made) if total else made
         return total
 
     def _network(self, student: NetworkForecaster, rows: str) -> str:

@@ -17,7 +17,14 @@ from distilts_forecaster.runtime.linear import LinearForecaster
 from distilts_forecaster.windows.cutting import iterate_chunks
 from distilts_forecaster.windows.source import Chunks, WindowSource
 
-__all__ = ["EffectSums", "choose_penalty", "empty_effects", "solve_effects", "sum_effects"]
+__all__ = [
+    "EffectSums",
+    "choose_penalty",
+    "empty_effects",
+    "solve_effects",
+    "sum_effects",
+    "with_units",
+]
 
 #: Windows that effects are fitted to, evenly spaced.
 _MOST_WINDOWS = 2000
@@ -66,6 +73,17 @@ def empty_effects(sources: Sequence[WindowSource], n_steps: int) -> Effects:
     """Return effects that are zero, with the scales and knots of some series' covariates."""
     scales = CovariateScales.of([source.covariates for source in sources])
     return Effects(np.zeros((1, n_steps, 1), np.float32), scales, _knots(sources, scales.future))
+
+
+def with_units(effects: Effects, sources: Sequence[WindowSource]) -> tuple[Effects, Effects]:
+    """Return :func:`empty_effects` with a unit and without one, the likelier first.
+
+    The unit is the standard deviation of each component, the median of several series. One size is
+    likely to fit one series, not many.
+    """
+    size = np.median([source.std for source in sources], axis=0)
+    both = replace(effects, unit=size), replace(effects, unit=None)
+    return both if len(sources) == 1 else both[::-1]
 
 
 def sum_effects(
@@ -129,7 +147,7 @@ def choose_penalty(sums: EffectSums, held_out: EffectSums, effects: Effects) -> 
 def _misses(
     student: LinearForecaster, effects: Effects, windows: Windows, horizon: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Yield features times the contexts' std (n, horizon, C, B), errors (n, horizon, C), weight."""
+    """Yield features in their units (n, horizon, C, B), errors (n, horizon, C), and weights."""
     chunks = Chunks(
         student.input_chunk_length, student.output_chunk_length, student.output_chunk_shift
     )
@@ -137,15 +155,18 @@ def _misses(
     alone = replace(student, effects=None, error_quantiles=None)
     for source, mask in windows:
         taken = np.flatnonzero(mask)[::every]
+        scaled = effects.divided_by(source.std)
         for origins in iterate_chunks(taken, source.n_components, _ROWS_PER_CHUNK):
             contexts, unknown = source.filled_contexts(origins, chunks.input_chunk_length)
             targets = source.known_targets(origins, horizon, chunks.output_chunk_shift, unknown)
             missed = targets - alone.predict(contexts, horizon)
             covariates = source.window_covariates(origins, chunks)
             features = effects.features(covariates, student.matrix)[:, :horizon]
-            std = contexts.std(axis=1, dtype=np.float64)
+            parts = [features * unit[..., None] for unit in scaled.units(contexts)]
+            shape = np.broadcast_shapes(*(part.shape for part in parts))
+            both = np.concatenate([np.broadcast_to(part, shape) for part in parts], axis=3)
             weight = None if source.weight is None else source.weight[origins]
-            yield features * std[:, None, :, None], missed, weight
+            yield both, missed, weight
 
 
 def _solve(gram: np.ndarray, cross: np.ndarray, penalty: float, n_steps: int) -> np.ndarray:
