@@ -4,10 +4,12 @@ It also must not bring what the extra is not for.
 """
 
 import importlib.util
+import json
 import runpy
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -33,6 +35,7 @@ ABSENT = {
     "hub": {"torch", "darts", "pandas"},
     "onnx": {"torch", "darts", "pandas"},
     "cli": {"torch", "darts", "sktime"},
+    "serve": {"torch", "darts", "sktime", "pandas", "scipy"},
     "chronos": {"darts", "sktime", "lightning"},
 }
 
@@ -148,6 +151,23 @@ def run_cli(*more: str) -> None:
             subprocess.run([*command, "fit", str(table), *fitted], check=True)
 
 
+def run_serve() -> None:
+    """Answer a request over HTTP."""
+    command = [str(Path(sys.executable).parent / "distilts"), "serve", STUDENT, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        address = process.stderr.readline().split(" at ")[1].partition(",")[0]
+        student = load_student(STUDENT)
+        context = [[1.0] * (student.n_components or 1)] * student.input_chunk_length
+        body = json.dumps({"context": context}).encode()
+        with urllib.request.urlopen(f"{address}/predict", body) as answer:
+            assert len(json.load(answer)["forecast"]) == student.output_chunk_length
+    finally:
+        process.terminate()
+        process.wait()
+
+
 RUNS = {
     "none": [],
     "fit": [run_teacher],
@@ -162,8 +182,9 @@ RUNS = {
     "hub": [run_hub],
     "onnx": [run_onnx],
     "cli": [run_cli],
+    "serve": [run_serve],
     "cli,darts": [lambda: run_cli("fit")],
-    "lowest-darts": [run_darts, run_onnx, lambda: run_cli("fit")],
+    "lowest-darts": [run_darts, run_onnx, lambda: run_cli("fit"), run_serve],
     "lowest": [run_sklearn, run_sktime],
     "lowest-torch": [run_torch, run_sklearn, run_sktime, lambda: run_sktime(small_network())],
 }

@@ -8,7 +8,7 @@
   what is installed: this package alone in an environment of its own;
 * ``--part million``: a million series, streamed from and to files, on two threads;
 * ``--part precision``: float16 and int8 graphs, their size, and their error on the test span;
-* ``--part fuzz``: damaged artifacts and random tables, and what is not refused cleanly.
+* ``--part fuzz``: see :mod:`benchmarks.fuzzing`.
 
 Needs the extras ``chronos`` and ``onnx``, and statsforecast for two rows.
 """
@@ -412,90 +412,14 @@ def precision(data: Path) -> None:
             )
 
 
-def fuzz(data: Path, seconds: float = 120.0) -> None:
-    """Damage artifacts and tables at random."""
-    from distilts_forecaster.tables.read import read_table
+def fuzz(data: Path) -> None:
+    """Damage what is read, and ask for what cannot be."""
+    from benchmarks.fuzzing import fuzz_all
 
-    rng = np.random.default_rng(int(time.time()))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        originals = []
+    with tempfile.TemporaryDirectory() as folder:
         for kind in ("linear", "mlp", "itransformer"):
-            fitted(data, kind).save_student(folder / kind)
-            originals.append(
-                {f: (folder / kind / f).read_bytes() for f in ("config.json", "model.safetensors")}
-            )
-        print("\nfuzzing")
-        target = folder / "target"
-        target.mkdir()
-
-        def load_damaged() -> None:
-            files = dict(originals[rng.integers(len(originals))])
-            which = list(files)[rng.integers(2)]
-            files[which] = damage(files[which], rng)
-            for file, content in files.items():
-                (target / file).write_bytes(content)
-            load_student(target).predict(np.arange(16.0))
-
-        print(f"  load_student: {count_outcomes(load_damaged, seconds / 2)}")
-        frame = b"unique_id,ds,y\n" + b"".join(
-            b"%s,2024-01-%02d,%.2f\n" % (name, day, day / 3)
-            for name in (b"a", b"b")
-            for day in range(1, 29)
-        )
-        import io
-
-        import pandas as pd
-
-        buffer = io.BytesIO()
-        pd.read_csv(io.BytesIO(frame), parse_dates=["ds"]).to_parquet(buffer)
-        tables = [frame, buffer.getvalue(), frame.replace(b",", b";")]
-
-        def read_damaged() -> None:
-            (folder / "table").write_bytes(damage(tables[rng.integers(len(tables))], rng))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                read_table(str(folder / "table"))
-
-        print(f"  tables: {count_outcomes(read_damaged, seconds / 2)}")
-
-
-def count_outcomes(attempt: Callable[[], None], seconds: float) -> dict[str, int]:
-    """Try again and again; count what was loaded, refused, and neither."""
-    counts = {"refused": 0, "loaded": 0, "crashed": 0}
-    stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
-        try:
-            attempt()
-            counts["loaded"] += 1
-        except ValueError:
-            counts["refused"] += 1
-        except BaseException as error:  # a panic of safetensors is no Exception
-            counts["crashed"] += 1
-            print(f"  {type(error).__name__}: {error}")
-    return counts
-
-
-def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """Change, cut, repeat or insert bytes at a few places."""
-    changed = bytearray(content)
-    head = min(len(changed), 3000)  # where most of the meaning is
-    for _ in range(rng.integers(1, 6)):
-        place = int(rng.integers(head if rng.random() < 0.8 else max(1, len(changed))))
-        kind = rng.integers(5)
-        if kind == 0 and changed:
-            place = min(place, len(changed) - 1)
-            changed[place] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            changed[place:place] = rng.bytes(int(rng.integers(1, 9)))
-        elif kind == 2:
-            del changed[place : place + int(rng.integers(1, 40))]
-        elif kind == 3:
-            changed[place:place] = changed[place : place + int(rng.integers(1, 200))]
-        else:
-            number = rng.choice([b"-1", b"0", b"1e999", b"99999999999999999999", b"null", b"NaN"])
-            changed[place : place + len(number)] = number
-    return bytes(changed)
+            fitted(data, kind).save_student(Path(folder) / kind)
+        fuzz_all(Path(folder))
 
 
 PARTS: dict[str, Callable[[Path], None]] = {

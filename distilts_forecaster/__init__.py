@@ -71,7 +71,11 @@ def __getattr__(name: str) -> Any:
 
     module, extra = _PUBLIC[name]
     with extra_for(name, extra):
-        value = getattr(import_module(f"{__name__}.{module}"), name)
+        try:
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+        except AttributeError as error:
+            # Python would say that there is no such name, and hide what a dependency lacks.
+            raise ImportError(f"{name} cannot be imported: {error}") from error
     globals()[name] = value
     return value
 

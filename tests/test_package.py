@@ -45,6 +45,13 @@ def test_the_default_forecaster_fits_without_torch():
     assert out.stdout.strip() == "fitted", out.stderr
 
 
+def test_what_a_dependency_lacks_is_told(monkeypatch):
+    """As where Darts uses a part of NumPy that nobody has imported."""
+    monkeypatch.setitem(distilts_forecaster._PUBLIC, "broken", ("runtime", "fit"))
+    with pytest.raises(ImportError, match=r"broken cannot be imported: .* has no attribute"):
+        distilts_forecaster.broken  # noqa: B018
+
+
 def test_a_missing_extra_is_named():
     code = (
         "import sys; sys.modules['darts'] = None\n"

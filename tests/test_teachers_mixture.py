@@ -33,6 +33,20 @@ def season(period, n=512, noise=0.0, seed=0):
     return values.astype(np.float32)[None, :, None]
 
 
+def test_damaged_weights_are_refused(tmp_path, monkeypatch):
+    content = WEIGHTS.read_bytes()
+    damaged = tmp_path / WEIGHTS.name
+    monkeypatch.setattr(mixture, "WEIGHTS", damaged)
+    for place in (20, len(content) // 2, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        damaged.write_bytes(changed)
+        with pytest.raises(ValueError, match="is damaged"):
+            MixtureTeacher(damaged)
+    damaged.write_bytes(content)
+    MixtureTeacher(damaged)
+
+
 def test_it_says_who_it_is(bundled):
     info = bundled.info
     assert info.name == "bundled"

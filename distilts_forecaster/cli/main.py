@@ -93,6 +93,25 @@ def _parser() -> argparse.ArgumentParser:
     bench = _add_command(commands, "bench", "time a student")
     bench.add_argument("student", help="directory, or name on the hub")
     bench.add_argument("--batch", nargs="+", type=_positive, default=[1, 1024], help="windows")
+    serve = commands.add_parser(
+        "serve",
+        help="answer requests over HTTP",
+        description="Serve a student over HTTP until the process is told to stop.",
+    )
+    serve.add_argument("student", help="directory, or name on the hub")
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
+    serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0 is a free one")
+    for name, value, what in (
+        ("max-bytes", 2**20, "of a request"),
+        ("max-windows", 1024, "in a request"),
+        ("max-horizon", 1000, "steps"),
+        ("max-connections", 256, "at once"),
+    ):
+        serve.add_argument(
+            f"--{name}", type=_positive, default=value, help=f"{what} (default: {value:,})"
+        )
+    serve.add_argument("--timeout", type=float, default=10.0, help="seconds for a request to come")
+    _add_debug(serve, default=argparse.SUPPRESS)
     cache = _add_command(commands, "cache", "show, empty or bound the teachers' kept labels")
     cache.add_argument("action", choices=["info", "clear", "limit"])
     cache.add_argument("size", nargs="?", help="of limit: bytes, or with a unit, such as 500MB")
@@ -266,6 +285,13 @@ def _bench(args: argparse.Namespace) -> int:
     return _print(*bench(args), args.json)
 
 
+def _serve(args: argparse.Namespace) -> int:
+    """Run ``distilts serve``."""
+    from distilts_forecaster.cli.serve import serve
+
+    return serve(args)
+
+
 def _cache(args: argparse.Namespace) -> int:
     """Run ``distilts cache``."""
     from distilts_forecaster.cli.cache import manage
@@ -359,6 +385,7 @@ _RUN = {
     "fit": _fit,
     "predict": _predict,
     "report": _report,
+    "serve": _serve,
 }
 
 

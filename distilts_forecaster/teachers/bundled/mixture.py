@@ -52,7 +52,9 @@ __all__ = [
 
 _BLAS_LOCK = Lock()
 
+#: The weights, and their digest (BLAKE2b of 16 bytes): a flipped bit would forecast something else.
 WEIGHTS = Path(__file__).with_name("mixture.safetensors")
+_DIGEST = "5062ba75db31132a114481c92c3fd29a"
 
 #: Steps of context looked at.
 LONGEST_CONTEXT = 1024
@@ -248,11 +250,18 @@ class MixtureTeacher:
     def __init__(self, weights: str | os.PathLike = WEIGHTS) -> None:
         from safetensors import safe_open
 
+        content = Path(weights).read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if Path(weights) == WEIGHTS and digest != _DIGEST:
+            raise ValueError(
+                f"{weights} is damaged, it is not the file that this version came with. Install "
+                "the package again."
+            )
         with safe_open(str(weights), framework="numpy") as file:
             arrays = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
         self._levels = tuple(round(float(q), 4) for q in arrays.pop("quantile_levels"))
         self._arrays = arrays
-        version = f"{_VERSION}|".encode() + Path(weights).read_bytes()
+        version = f"{_VERSION}|".encode() + content
         self._revision = hashlib.blake2b(version, digest_size=8).hexdigest()
 
     @cached_property
