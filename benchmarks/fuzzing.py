@@ -135,6 +135,8 @@ def other_header(target: Path, all_files: list[dict[str, bytes]], rng: np.random
         header[f"x{number}"] = header.pop(name)
     else:
         header["__metadata__"] = {"weights_id": str(number)}
+    if header == json.loads(content[8 : 8 + size]):
+        return "unchanged"
     told = json.dumps(header).encode()
     files["model.safetensors"] = struct.pack("<Q", len(told)) + told + content[8 + size :]
     if rng.random() < 0.2:

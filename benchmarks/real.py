@@ -5,6 +5,8 @@
   student without a teacher, and Darts' ConformalNaiveModel around the point student;
 * ``--part covariates``: demand for electricity with and without the temperature, beside Darts'
   LinearRegressionModel and LightGBMModel with the same lags and covariates;
+* ``--part events``: rare events known ahead, which contexts without any say nothing of, beside the
+  LinearRegressionModel: made, since it takes series whose truth is known;
 * ``--part gaps``: 10, 30 and 50 % of all values missing, at random and in blocks of two days;
 * ``--part short``: histories of 24 to 1,000 points, beside the student without a teacher, AutoETS
   and seasonal naive.
@@ -203,6 +205,44 @@ def covariates(data: Path, teacher_name: str, n_points: int, length: int, steps:
         print("LightGBM is not installed")
 
 
+# --- events --------------------------------------------------------------------------------
+
+
+def events(teacher_name: str, n_points: int = 900, steps: int = 7, n_seeds: int = 5) -> None:
+    """Print r2 on the last third of ``20 + 10 x + noise``, x being known ahead."""
+    from darts.models import LinearRegressionModel
+
+    print(
+        f"\n{n_points} points, {steps} steps ahead, r2 of the last third, mean of {n_seeds} seeds"
+    )
+    print(f"{'events':>8s}{'noise':>7s}{'context':>9s}{'student':>9s}{'regression':>12s}")
+    cut = 2 * n_points // 3
+    for rate, noise, length in [
+        (r, s, n) for r in (0.03, 0.15) for s in (0.1, 1.0) for n in (14, 56)
+    ]:
+        found = []
+        for seed in range(n_seeds):
+            rng = np.random.default_rng(seed)
+            x = (rng.random(n_points) < rate).astype(float)
+            y = 20 + 10 * x + noise * rng.normal(size=n_points)
+            series, known = series_of(y), series_of(x)
+            lags = {"lags": length, "lags_future_covariates": (length, steps)}
+            for model in (
+                DistilledForecaster(length, steps, teacher=teacher_name, verbose=False),
+                LinearRegressionModel(**lags, output_chunk_length=steps),
+            ):
+                model.fit(series[:cut], future_covariates=known)
+                made = model.historical_forecasts(
+                    series, future_covariates=known, start=cut, forecast_horizon=steps,
+                    stride=steps, retrain=False, last_points_only=False,
+                )  # fmt: skip
+                forecast = np.concatenate([one.values().ravel() for one in made])
+                truth = y[cut : cut + len(forecast)]
+                found.append(1 - ((forecast - truth) ** 2).mean() / truth.var())
+        ours, theirs = np.array(found).reshape(-1, 2).mean(axis=0)
+        print(f"{rate:8.0%}{noise:7.1f}{length:9d}{ours:9.4f}{theirs:12.4f}", flush=True)
+
+
 # --- gaps ----------------------------------------------------------------------------------
 
 
@@ -316,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="bundled")
     parser.add_argument(
-        "--part", choices=("quantiles", "covariates", "gaps", "short"), required=True
+        "--part", choices=("quantiles", "covariates", "events", "gaps", "short"), required=True
     )
     parser.add_argument("--points", type=int, nargs="+", default=None, help="lengths of histories")
     parser.add_argument("--lookback", type=int, default=512, help="of --part covariates")
@@ -329,6 +369,8 @@ def main() -> None:
     elif args.part == "covariates":
         n_points = (args.points or [10_000])[0]
         covariates(args.data, args.teacher, n_points, args.lookback, args.horizon)
+    elif args.part == "events":
+        events(args.teacher)
     elif args.part == "gaps":
         gaps(args.data, args.teacher)
     else:

@@ -1,5 +1,7 @@
 """Quantiles as Darts knows them."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +53,43 @@ def test_samples_fall_within_the_quantiles(fitted):
     assert inside.mean() == pytest.approx(0.9, abs=0.03)
     again = fitted.predict(2 * T, num_samples=500, random_state=1)
     np.testing.assert_array_equal(samples.all_values(), again.all_values())
+
+
+def draws(model, **more):
+    return model.predict(2 * T, num_samples=20, **more).all_values()
+
+
+def test_samples_follow_the_models_random_state(fitted):
+    one, other = copy.deepcopy(fitted), copy.deepcopy(fitted)
+    first, second = draws(one), draws(one)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(draws(other), first)
+    apart = draws(other, random_state=7)  # leaves the model's own stream alone
+    np.testing.assert_array_equal(apart, draws(one, random_state=7))
+    np.testing.assert_array_equal(draws(other), second)
+    unseeded = copy.deepcopy(fitted)
+    unseeded.model_params["random_state"] = None
+    assert not np.array_equal(draws(unseeded), draws(copy.deepcopy(unseeded)))
+
+
+def test_backtests_follow_the_models_random_state(fitted):
+    def backtest(model, **more):
+        made = model.historical_forecasts(
+            DATA, start=360, forecast_horizon=T, num_samples=5, retrain=False,
+            last_points_only=False, **more,
+        )  # fmt: skip
+        return np.stack([one.all_values() for one in made])
+
+    one, other = copy.deepcopy(fitted), copy.deepcopy(fitted)
+    first = backtest(one)
+    np.testing.assert_array_equal(backtest(other), first)
+    assert not np.array_equal(backtest(one), first)
+    seeded = backtest(one, random_state=3)
+    np.testing.assert_array_equal(seeded, backtest(other, random_state=3))
+    # Each window has random numbers of its own: their errors are not all alike.
+    size = first.std(axis=-1, keepdims=True) + 1e-9
+    noise = (first - first.mean(axis=-1, keepdims=True)) / size
+    assert np.abs(noise[0] - noise[1]).max() > 0.1
 
 
 def test_one_sample_is_the_forecast(fitted):

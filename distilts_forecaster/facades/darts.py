@@ -520,25 +520,6 @@ class DistilledForecaster(PortableModel, DartsContract, GlobalForecastingModel):
             n_windows,
         )
 
-    def _call_student(
-        self,
-        contexts: np.ndarray,
-        n: int,
-        num_samples: int,
-        parameters: bool,
-        stream: np.random.Generator,
-        **covariates: np.ndarray,
-    ) -> np.ndarray:
-        """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
-        student = self.student_
-        if parameters:
-            levels = self._settings.quantiles.levels
-            made = student.predict_quantiles(contexts, n, levels, **covariates)
-            return made.reshape(*made.shape[:2], -1, 1)
-        if num_samples > 1:
-            return student.sample(contexts, n, num_samples, stream, **covariates)
-        return student.predict(contexts, n, **covariates)[..., None]
-
     def _optimized_historical_forecasts(
         self,
         series: Sequence[TimeSeries],

@@ -34,6 +34,7 @@ class DartsContract:
     _history_needed: int | None
     _refitting: bool = False
     _n_draws: int = 0
+    student_: Any
     model_params: Any
     uses_past_covariates: bool
     uses_future_covariates: bool
@@ -191,6 +192,25 @@ class DartsContract:
             self.uses_past_covariates or self.uses_future_covariates or bool(self._static_names)
         )
         return (retrain is False or retrain == 0) and not uses_covariates
+
+    def _call_student(
+        self,
+        contexts: np.ndarray,
+        n: int,
+        num_samples: int,
+        parameters: bool,
+        stream: np.random.Generator,
+        **covariates: np.ndarray,
+    ) -> np.ndarray:
+        """Forecast contexts: (N, n, C, num_samples), or (N, n, C * Q, 1) of parameters."""
+        student = self.student_
+        if parameters:
+            levels = self._settings.quantiles.levels
+            made = student.predict_quantiles(contexts, n, levels, **covariates)
+            return made.reshape(*made.shape[:2], -1, 1)
+        if num_samples > 1:
+            return student.sample(contexts, n, num_samples, stream, **covariates)
+        return student.predict(contexts, n, **covariates)[..., None]
 
     def _sample_stream(self, random_state: int | None) -> np.random.Generator:
         """Return random numbers: of a seed, or by default the next ones of the model's own."""
