@@ -291,3 +291,20 @@ def test_cache_leaves_a_foreign_file_alone(tmp_path, capsys):
         assert code == 2
         assert "is no label cache" in err
     assert (tmp_path / "labels.sqlite").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("default")
+def test_series_without_values_at_their_end_are_forecast_nan(tmp_path, student, capsys):
+    times = pd.date_range("2024-01-01", periods=60, freq="h")
+    values = np.sin(np.arange(60.0))
+    ended = np.where(np.arange(60) < 20, values, np.nan)
+    frame = pd.concat(
+        pd.DataFrame({"unique_id": name, "ds": times, "y": y})
+        for name, y in (("a", values), ("b", ended))
+    )
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    code, printed, err = run(capsys, "predict", student, tmp_path / "data.csv")
+    assert code == 0
+    assert err.count("1 of 2 contexts have no value") == 1
+    made = pd.read_csv(io.StringIO(printed))
+    assert made.groupby("unique_id")["y"].apply(lambda y: y.isna().all()).tolist() == [False, True]

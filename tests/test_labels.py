@@ -208,7 +208,7 @@ def test_a_cache_of_another_layout_is_left_alone(tmp_path, teacher):
     store = DiskStore(tmp_path)
     Labeller(teacher, store, H).label(windows(3))
     store.close()
-    rewrite(store.path, "PRAGMA user_version=2")
+    rewrite(store.path, "PRAGMA user_version=7")
     before = store.path.read_bytes()
     other = DiskStore(tmp_path)
     assert other.path != store.path
@@ -218,15 +218,29 @@ def test_a_cache_of_another_layout_is_left_alone(tmp_path, teacher):
     assert store.path.read_bytes() == before
 
 
-def test_a_cache_of_an_earlier_version_is_read(tmp_path, teacher):
+def test_a_cache_of_an_earlier_version_is_known_and_left_alone(tmp_path, teacher):
     store = DiskStore(tmp_path)
-    Labeller(teacher, store, H).label(windows(3))
     store.close()
-    rewrite(store.path, "PRAGMA application_id=0")
+    for change in ("application_id=0", "user_version=1"):
+        rewrite(store.path, f"PRAGMA {change}")
     rewrite(store.path, "DROP TABLE settings")
-    again = Labeller(teacher, DiskStore(tmp_path), H)
-    again.label(windows(3))
-    assert again.n_from_cache == 3
+    assert DiskStore(tmp_path).path.name == "labels-2.sqlite"
+
+
+def test_labels_of_another_window_are_not_taken_for_its_own(tmp_path, teacher):
+    """As where the index of a damaged file names another row."""
+    store = DiskStore(tmp_path)
+    labels = Labeller(teacher, store, H).label(windows(2))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        (first, value, check), (second, *other) = connection.execute(
+            "SELECT key, value, checksum FROM labels"
+        ).fetchall()
+        change = "UPDATE labels SET value = ?, checksum = ? WHERE key = ?"
+        connection.execute(change, (*other, first))
+        connection.execute(change, (value, check, second))
+    again = Labeller(teacher, store, H)
+    np.testing.assert_array_equal(again.label(windows(2)), labels)
+    assert again.n_labelled == 2
 
 
 def use_damaged(folder, teacher, raw, under_way):

@@ -182,3 +182,20 @@ def test_a_shifted_student_is_refused():
     student = LinearForecaster(np.full((1, 4, 2), 0.25, np.float32), output_chunk_shift=2)
     with pytest.raises(ValueError, match="leaves out 2 steps"):
         DistilledRegressor.from_student(student)
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[s]", complex])
+def test_times_and_complex_numbers_are_no_values(dtype):
+    X, y = rows()
+    with pytest.raises((TypeError, ValueError), match=r"real numbers|[Cc]omplex"):
+        DistilledRegressor(cache_dir=False).fit(X.astype(np.int64).astype(dtype), y)
+    with pytest.raises((TypeError, ValueError), match=r"real numbers|[Cc]omplex"):
+        DistilledRegressor(cache_dir=False).fit(X, y.astype(np.int64).astype(dtype))
+
+
+def test_what_is_masked_is_missing():
+    X, y = rows()
+    hidden = np.zeros(X.shape, dtype=bool)
+    hidden[5, 3] = True
+    with pytest.raises(ValueError, match="NaN"):  # as scikit-learn says of missing values
+        DistilledRegressor(cache_dir=False).fit(np.ma.array(X, mask=hidden), y)

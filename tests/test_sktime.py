@@ -457,3 +457,21 @@ def test_drift_of_something_else_is_refused(y, error):
     forecaster.fit(pd.Series(seasonal(80)[:, 0]), fh=[1])
     with pytest.raises(error):
         forecaster.drift_report(y)
+
+
+@pytest.mark.parametrize("quantiles", [False, True])
+def test_forecasts_after_nothing_known_are_nan_and_the_others_are_kept(teacher, quantiles):
+    whole, ending = made(150), made(150)
+    ending.iloc[-60:] = np.nan
+    y = pd.concat({"whole": whole, "ending": ending}, names=["id", "t"])
+    forecaster = make(teacher).fit(y, fh=[1, 2])
+    with pytest.warns(UserWarning, match="1 of 2 contexts have no value") as caught:
+        if quantiles:
+            forecast = forecaster.predict_quantiles(alpha=[0.1, 0.9])
+        else:
+            forecast = forecaster.predict()
+    assert len(caught) == 1
+    unknown = forecast.isna().groupby(level=0).agg(["all", "any"]).to_numpy()
+    np.testing.assert_array_equal(unknown.all(axis=1), unknown.any(axis=1))
+    assert forecast.loc["ending"].isna().all(axis=None)
+    assert forecast.loc["whole"].notna().all(axis=None)

@@ -91,3 +91,28 @@ def test_interpolation_hits_the_known_levels():
     np.testing.assert_allclose(
         interpolate_quantiles(known, (0.1, 0.5, 0.9), (0.1, 0.5, 0.9)), known
     )
+
+
+def test_a_masked_forecast_is_missing_and_a_tensor_is_a_forecast():
+    hidden = np.zeros((5, 3, 2), dtype=bool)
+    hidden[1, 2] = True
+    masked = FunctionTeacher(lambda c, h: np.ma.array(point(c, h), mask=hidden))
+    made = masked.forecast(CONTEXTS, 3, (0.5,)).quantiles[..., 0]
+    np.testing.assert_array_equal(np.isnan(made), hidden)
+    torch = pytest.importorskip("torch")
+    graded = FunctionTeacher(lambda c, h: torch.tensor(point(c, h), requires_grad=True))
+    made = graded.forecast(CONTEXTS, 3, (0.5,)).quantiles[..., 0]
+    np.testing.assert_array_equal(made, point(CONTEXTS, 3))
+
+
+@pytest.mark.parametrize("dtype", [complex, "datetime64[s]", "timedelta64[s]", "U3"])
+def test_forecasts_that_are_no_real_numbers_are_refused(dtype):
+    teacher = FunctionTeacher(lambda c, h: np.zeros((5, 3, 2), dtype=dtype))
+    with pytest.raises(TypeError, match="real numbers"):
+        teacher.forecast(CONTEXTS, 3, (0.5,))
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.0, True, np.inf, "3", None])
+def test_a_horizon_is_a_positive_integer(horizon):
+    with pytest.raises((TypeError, ValueError), match="horizon must be"):
+        FunctionTeacher(point).forecast(CONTEXTS, horizon, (0.5,))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from distilts_forecaster.teachers.stores import open_database
+from distilts_forecaster.teachers.stores import checksum, open_database
 
 __all__ = ["salvage"]
 
@@ -58,7 +57,7 @@ def salvage(path: Path) -> int | None:
                 settings = damaged.execute("SELECT name, value FROM settings").fetchall()
                 new.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings)
             for row in _readable(damaged):
-                if zlib.crc32(row[1]) == row[2]:
+                if checksum(row[0], row[1]) == row[2]:
                     kept += new.execute(
                         "INSERT OR IGNORE INTO labels VALUES (?,?,?,?)", row
                     ).rowcount

@@ -26,6 +26,7 @@ __all__ = [
     "ReadOnlyStore",
     "cache_file",
     "cache_folder",
+    "checksum",
     "open_database",
     "open_store",
     "parse_bytes",
@@ -35,7 +36,7 @@ __all__ = [
 _BUSY_MILLISECONDS = 60_000
 
 #: Layout of the database, and what tells it from other SQLite files: "DTLC".
-_LAYOUT = 1
+_LAYOUT = 2
 _APPLICATION = int.from_bytes(b"DTLC", "big")
 _TABLE = (
     "CREATE TABLE labels (key BLOB PRIMARY KEY, value BLOB NOT NULL, "
@@ -214,7 +215,7 @@ class DiskStore:
     def put(self, entries: dict[bytes, bytes]) -> None:
         """Keep labels, each whole or not at all; drop the least recently used beyond the bound."""
         now = time.time_ns()
-        rows = [(key, value, zlib.crc32(value), now) for key, value in entries.items()]
+        rows = [(key, value, checksum(key, value), now) for key, value in entries.items()]
         step = max(1, _BYTES_PER_WRITE * len(rows) // max(1, sum(map(len, entries.values()))))
         with self._mending():
             for start in range(0, len(rows), step):
@@ -375,7 +376,12 @@ def read_entries(
 ) -> dict[bytes, bytes]:
     """Return the entries that are there and fit their checksums."""
     rows = connection.execute(f"SELECT key, value, checksum FROM labels {among}", keys)
-    return {key: value for key, value, check in rows if zlib.crc32(value) == check}
+    return {key: value for key, value, check in rows if checksum(key, value) == check}
+
+
+def checksum(key: bytes, value: bytes) -> int:
+    """Return a checksum of an entry: a damaged index may name the row of another key."""
+    return zlib.crc32(value, zlib.crc32(key))
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
