@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -465,11 +467,11 @@ def test_forecasts_after_nothing_known_are_nan_and_the_others_are_kept(teacher, 
     ending.iloc[-60:] = np.nan
     y = pd.concat({"whole": whole, "ending": ending}, names=["id", "t"])
     forecaster = make(teacher).fit(y, fh=[1, 2])
+    ask = forecaster.predict
+    if quantiles:
+        ask = partial(forecaster.predict_quantiles, alpha=[0.1, 0.9])
     with pytest.warns(UserWarning, match="1 of 2 contexts have no value") as caught:
-        if quantiles:
-            forecast = forecaster.predict_quantiles(alpha=[0.1, 0.9])
-        else:
-            forecast = forecaster.predict()
+        forecast = ask()
     assert len(caught) == 1
     unknown = forecast.isna().groupby(level=0).agg(["all", "any"]).to_numpy()
     np.testing.assert_array_equal(unknown.all(axis=1), unknown.any(axis=1))

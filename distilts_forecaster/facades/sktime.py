@@ -459,8 +459,10 @@ class DistilledForecaster(Shippable, BaseForecaster):
         stops = np.cumsum([len(some) for some in steps])
         places = [slice(stop - len(some), stop) for stop, some in zip(stops, steps, strict=True)]
         beyond = [i for i, most in enumerate(wanted) if most > 0]
+        n_contexts, n_unknown = len(beyond), 0
         if beyond:
             made = self._forecast_ends(beyond, horizon, future, levels)
+            n_unknown = count_unknown(made)
             for i, forecast in zip(beyond, made, strict=True):
                 later = steps[i] > 0
                 values[places[i]][later] = forecast[steps[i][later] - 1]
@@ -470,7 +472,8 @@ class DistilledForecaster(Shippable, BaseForecaster):
                 origins = len(one.times) - 1 + some[some <= 0]
                 fitted = self._forecast_inside(one, origins, future[i], levels)
                 values[places[i]][some <= 0] = fitted
-        warn_of_unknown(count_unknown(values), len(values), self.student_.input_chunk_length)
+                n_contexts, n_unknown = n_contexts + len(origins), n_unknown + count_unknown(fitted)
+        warn_of_unknown(n_unknown, n_contexts, self.student_.input_chunk_length)
         times = [pd.Index(fh.to_absolute_index(one.cutoff)) for one in self._instances]
         index = times[0]
         if self._instances[0].key:
